@@ -1,0 +1,135 @@
+//! The child side: from a fresh clone of the launcher to a confined program, one step after another.
+//!
+//! The order matters. Sources are opened before anything is mounted; mounts come before the
+//! capabilities that make them are dropped; Landlock comes after the last mount, the filter last.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use nix::fcntl::{OFlag, open};
+use nix::sys::signal::Signal;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
+use nix::sys::stat::Mode;
+use nix::unistd::{Uid, Gid};
+use seccompiler::BpfProgram;
+use serde::{Deserialize, Serialize};
+
+use crate::channel::Channel;
+use crate::error::{AtStep, Failure, Step};
+use crate::mounts::{self, ProcessLimit};
+use crate::spec::{Confinement, Network};
+use crate::verify::{self, Canary};
+use crate::{limits, paths, privileges, syscalls, sys};
+
+/// What the kernel really holds a cell to, found out from inside it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Enforced {
+    pub namespaces: Vec<String>,
+    pub landlock_abi: u32,
+    /// Instructions of the system call filter.
+    pub filter_length: u32,
+    pub process_limit: ProcessLimit,
+    pub canaries: Vec<Canary>,
+}
+
+/// The number of the only descriptor, besides the standard streams, that a cell keeps.
+const CONTROL: i32 = 3;
+
+/// Confines this process for good. `stdio` has the descriptors to keep, `control` the cell's channel.
+pub(crate) fn enter(
+    confinement: &Confinement,
+    control: OwnedFd,
+    stdio: Vec<OwnedFd>,
+    filter: &BpfProgram,
+    identity: (Uid, Gid),
+) -> Result<Inside, Failure> {
+    // 1. Who we are: the same user, with power over the new namespaces only. The maps can be
+    //    written by a dumpable process alone, and the launcher is none.
+    nix::sys::prctl::set_dumpable(true).at(Step::UserMap)?;
+    map_user(identity)?;
+    nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).at(Step::Namespaces)?;
+
+    // 2. What we see.
+    let sources = mounts::open_sources(&confinement.mounts)?;
+    let process_limit =
+        mounts::enter_root(&confinement.mounts, sources, confinement.limits.processes)?;
+    nix::unistd::chdir(&confinement.directory).on(Step::Attach, &confinement.directory)?;
+    nix::unistd::sethostname("cell").at(Step::Namespaces)?;
+    if confinement.network == Network::Loopback {
+        let any = socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)
+            .at(Step::Loopback)?;
+        sys::loopback_up(any.as_fd()).at(Step::Loopback)?;
+    }
+
+    // 3. What we hold.
+    sys::fresh_session_keyring().at(Step::Keyring)?;
+    let descriptors = keep_only(control, stdio)?;
+    limits::apply(&confinement.limits)?;
+
+    // 4. What we may do.
+    nix::sys::stat::umask(Mode::from_bits_truncate(0o022));
+    privileges::drop_all()?;
+    paths::restrict(confinement)?;
+    syscalls::install(filter)?;
+    // Dropping privileges clears the parent-death signal.
+    nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).at(Step::Namespaces)?;
+
+    // 5. Is it true?
+    let canaries = verify::canaries(confinement, descriptors.control.as_fd())?;
+    let enforced = Enforced {
+        namespaces: ["user", "mount", "pid", "net", "ipc", "uts", "cgroup"].map(String::from).into(),
+        landlock_abi: sys::landlock_abi().at(Step::Landlock)?,
+        filter_length: filter.len() as u32,
+        process_limit,
+        canaries,
+    };
+    Ok(Inside { enforced, control: Channel::from_socket(descriptors.control), stdio: descriptors.stdio })
+}
+
+/// What a process has once it is inside.
+#[derive(Debug)]
+pub(crate) struct Inside {
+    pub enforced: Enforced,
+    pub control: Channel,
+    pub stdio: Vec<OwnedFd>,
+}
+
+/// Maps the one user and group that the launcher ran as, and no other.
+fn map_user((uid, gid): (Uid, Gid)) -> Result<(), Failure> {
+    for (file, text) in [
+        ("/proc/self/setgroups", "deny".to_owned()),
+        ("/proc/self/uid_map", format!("{uid} {uid} 1")),
+        ("/proc/self/gid_map", format!("{gid} {gid} 1")),
+    ] {
+        std::fs::write(file, text).named(Step::UserMap, file)?;
+    }
+    Ok(())
+}
+
+struct Descriptors {
+    control: OwnedFd,
+    stdio: Vec<OwnedFd>,
+}
+
+/// Closes every descriptor but the given ones, which are numbered from [`CONTROL`] on. The standard
+/// streams become `/dev/null` until a command gets its own.
+fn keep_only(control: OwnedFd, stdio: Vec<OwnedFd>) -> Result<Descriptors, Failure> {
+    let null = open("/dev/null", OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty())
+        .at(Step::Descriptors)?;
+    nix::unistd::dup2_stdin(&null).at(Step::Descriptors)?;
+    nix::unistd::dup2_stdout(&null).at(Step::Descriptors)?;
+    nix::unistd::dup2_stderr(&null).at(Step::Descriptors)?;
+    // First above everything in use, so that moving down cannot overwrite one that is still needed.
+    let lift = |fd: OwnedFd, number: i32| sys::move_fd(fd, number).at(Step::Descriptors);
+    const HIGH: i32 = 200;
+    let mut lifted = vec![lift(control, HIGH)?];
+    for (fd, number) in stdio.into_iter().zip(HIGH + 1..) {
+        lifted.push(lift(fd, number)?);
+    }
+    let mut placed = Vec::new();
+    for (fd, number) in lifted.into_iter().zip(CONTROL..) {
+        placed.push(lift(fd, number)?);
+    }
+    sys::close_from(CONTROL + placed.len() as i32).at(Step::Descriptors)?;
+    let control = placed.remove(0);
+    Ok(Descriptors { control, stdio: placed })
+}

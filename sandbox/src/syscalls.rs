@@ -1,0 +1,255 @@
+//! The system call filter: a list of refusals that holds in every cell, and a few that depend on
+//! its [`Syscalls`].
+//!
+//! Refused calls fail with EPERM. Calls that programs know how to do without fail with ENOSYS, as do
+//! all that are newer than this list. A call of another architecture kills the process.
+
+use std::collections::BTreeMap;
+
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
+    SeccompRule, sock_filter,
+};
+
+use crate::error::{Failure, Step};
+use crate::spec::Syscalls;
+
+/// The last system call this list was checked against (`file_setattr`, Linux 6.17).
+const NEWEST_KNOWN: u32 = 469;
+
+/// Refused always and everywhere, grouped by what they would give away.
+#[rustfmt::skip]
+const REFUSED: &[(&str, &[libc::c_long])] = &[
+    ("mounts and roots", &[
+        libc::SYS_mount, libc::SYS_umount2, libc::SYS_pivot_root, libc::SYS_chroot,
+        libc::SYS_move_mount, libc::SYS_open_tree, libc::SYS_fsopen, libc::SYS_fsconfig,
+        libc::SYS_fsmount, libc::SYS_fspick, libc::SYS_mount_setattr, 467, // open_tree_attr
+    ]),
+    ("namespaces", &[libc::SYS_setns, libc::SYS_unshare]),
+    ("other processes", &[
+        libc::SYS_ptrace, libc::SYS_process_vm_readv, libc::SYS_process_vm_writev,
+        libc::SYS_pidfd_getfd, libc::SYS_kcmp, libc::SYS_move_pages, libc::SYS_migrate_pages,
+    ]),
+    ("kernel programs and observation", &[
+        libc::SYS_bpf, libc::SYS_perf_event_open, libc::SYS_userfaultfd, libc::SYS_fanotify_init,
+        libc::SYS_syslog, libc::SYS_lookup_dcookie,
+    ]),
+    ("keyrings", &[libc::SYS_add_key, libc::SYS_request_key, libc::SYS_keyctl]),
+    ("files by handle", &[libc::SYS_name_to_handle_at, libc::SYS_open_by_handle_at]),
+    ("the machine", &[
+        libc::SYS_reboot, libc::SYS_kexec_load, libc::SYS_kexec_file_load, libc::SYS_init_module,
+        libc::SYS_finit_module, libc::SYS_delete_module, libc::SYS_swapon, libc::SYS_swapoff,
+        libc::SYS_acct, libc::SYS_quotactl, libc::SYS_quotactl_fd, libc::SYS_settimeofday,
+        libc::SYS_clock_settime, libc::SYS_clock_adjtime, libc::SYS_adjtimex, libc::SYS_sethostname,
+        libc::SYS_setdomainname, libc::SYS_vhangup, libc::SYS_nfsservctl,
+    ]),
+    ("memory placement", &[libc::SYS_mbind, libc::SYS_set_mempolicy, libc::SYS_set_mempolicy_home_node]),
+];
+
+#[cfg(target_arch = "x86_64")]
+#[rustfmt::skip]
+const REFUSED_HERE: &[libc::c_long] = &[
+    libc::SYS_iopl, libc::SYS_ioperm, libc::SYS_modify_ldt, libc::SYS_uselib, libc::SYS__sysctl,
+    libc::SYS_ustat, libc::SYS_sysfs,
+];
+#[cfg(not(target_arch = "x86_64"))]
+const REFUSED_HERE: &[libc::c_long] = &[];
+
+/// Answered with ENOSYS, so that callers fall back to something the filter can read: the arguments
+/// of `clone3` and `openat2` are in memory, and io_uring is a second system call table.
+const ABSENT: [libc::c_long; 4] = [
+    libc::SYS_clone3,
+    libc::SYS_io_uring_setup,
+    libc::SYS_io_uring_enter,
+    libc::SYS_io_uring_register,
+];
+
+const NAMESPACE_FLAGS: [libc::c_int; 7] = [
+    libc::CLONE_NEWNS,
+    libc::CLONE_NEWCGROUP,
+    libc::CLONE_NEWUTS,
+    libc::CLONE_NEWIPC,
+    libc::CLONE_NEWUSER,
+    libc::CLONE_NEWPID,
+    libc::CLONE_NEWNET,
+];
+
+const TERMINAL_REQUESTS: [libc::Ioctl; 3] = [libc::TIOCSTI, libc::TIOCLINUX, libc::TIOCSETD];
+
+type Rules = BTreeMap<i64, Vec<SeccompRule>>;
+
+fn condition(
+    argument: u8,
+    operator: SeccompCmpOp,
+    value: u64,
+) -> Result<SeccompCondition, seccompiler::BackendError> {
+    SeccompCondition::new(argument, SeccompCmpArgLen::Dword, operator, value)
+}
+
+/// Adds: refuse `call` if all `conditions` hold.
+fn refuse_if(
+    rules: &mut Rules,
+    call: libc::c_long,
+    conditions: &[(u8, SeccompCmpOp, u64)],
+) -> Result<(), seccompiler::BackendError> {
+    let conditions = conditions
+        .iter()
+        .map(|(argument, operator, value)| condition(*argument, operator.clone(), *value))
+        .collect::<Result<_, _>>()?;
+    rules.entry(call).or_default().push(SeccompRule::new(conditions)?);
+    Ok(())
+}
+
+/// Adds: refuse `call` if argument `argument` has any of `bits`.
+fn refuse_bits(
+    rules: &mut Rules,
+    call: libc::c_long,
+    argument: u8,
+    bits: &[u64],
+) -> Result<(), seccompiler::BackendError> {
+    for bit in bits {
+        refuse_if(rules, call, &[(argument, SeccompCmpOp::MaskedEq(*bit), *bit)])?;
+    }
+    Ok(())
+}
+
+fn rules(calls: Syscalls) -> Result<Rules, seccompiler::BackendError> {
+    let mut rules = Rules::new();
+    for call in REFUSED.iter().flat_map(|(_, calls)| *calls).chain(REFUSED_HERE) {
+        rules.insert(*call, Vec::new());
+    }
+    refuse_bits(&mut rules, libc::SYS_clone, 0, &NAMESPACE_FLAGS.map(|flag| flag as u64))?;
+    for request in TERMINAL_REQUESTS {
+        refuse_if(&mut rules, libc::SYS_ioctl, &[(1, SeccompCmpOp::Eq, request)])?;
+    }
+    // A filter with a listener could answer calls in the place of the kernel.
+    let listener = libc::SECCOMP_FILTER_FLAG_NEW_LISTENER;
+    refuse_bits(&mut rules, libc::SYS_seccomp, 1, &[listener])?;
+    set_id_files(&mut rules)?;
+    sockets(&mut rules, calls.sockets)?;
+    if !calls.personality {
+        let query = u64::from(u32::MAX);
+        let other = [(0, SeccompCmpOp::Ne, 0), (0, SeccompCmpOp::Ne, query)];
+        refuse_if(&mut rules, libc::SYS_personality, &other)?;
+    }
+    if !calls.exec {
+        rules.insert(libc::SYS_execve, Vec::new());
+        rules.insert(libc::SYS_execveat, Vec::new());
+    }
+    Ok(rules)
+}
+
+/// No file may get a set-user-id or set-group-id bit: it would be there for the host to run.
+fn set_id_files(rules: &mut Rules) -> Result<(), seccompiler::BackendError> {
+    let bits = [u64::from(libc::S_ISUID), u64::from(libc::S_ISGID)];
+    for (call, mode) in [
+        (libc::SYS_fchmod, 1),
+        (libc::SYS_fchmodat, 2),
+        (libc::SYS_fchmodat2, 2),
+        (libc::SYS_openat, 3),
+        (libc::SYS_mknodat, 2),
+        (libc::SYS_mkdirat, 2),
+    ] {
+        refuse_bits(rules, call, mode, &bits)?;
+    }
+    #[cfg(target_arch = "x86_64")]
+    for (call, mode) in [
+        (libc::SYS_chmod, 1),
+        (libc::SYS_open, 2),
+        (libc::SYS_creat, 1),
+        (libc::SYS_mknod, 1),
+        (libc::SYS_mkdir, 1),
+    ] {
+        refuse_bits(rules, call, mode, &bits)?;
+    }
+    Ok(())
+}
+
+fn sockets(rules: &mut Rules, allowed: bool) -> Result<(), seccompiler::BackendError> {
+    if !allowed {
+        rules.insert(libc::SYS_socket, Vec::new());
+        return Ok(());
+    }
+    let known = [libc::AF_UNIX, libc::AF_INET, libc::AF_INET6];
+    let other = known.map(|family| (0, SeccompCmpOp::Ne, family as u64));
+    refuse_if(rules, libc::SYS_socket, &other)?;
+    let kind = 0xf; // the type without SOCK_CLOEXEC and SOCK_NONBLOCK
+    for raw in [libc::SOCK_RAW, libc::SOCK_RDM, libc::SOCK_DCCP] {
+        refuse_if(rules, libc::SYS_socket, &[(1, SeccompCmpOp::MaskedEq(kind), raw as u64)])?;
+    }
+    // Only plain TCP and UDP: MPTCP, SCTP and ping sockets are other ways past a TCP rule.
+    let plain = [0, libc::IPPROTO_TCP, libc::IPPROTO_UDP];
+    let other = plain.map(|protocol| (2, SeccompCmpOp::Ne, protocol as u64));
+    refuse_if(rules, libc::SYS_socket, &other)?;
+    let fast_open = libc::MSG_FASTOPEN as u64;
+    for (call, flags) in [(libc::SYS_sendto, 3), (libc::SYS_sendmsg, 2), (libc::SYS_sendmmsg, 3)] {
+        refuse_bits(rules, call, flags, &[fast_open])?;
+    }
+    Ok(())
+}
+
+/// Loads the call number and answers ENOSYS to every call in [`ABSENT`] and beyond the known ones.
+/// Its jumps are relative, so it can stand before a finished program.
+fn absent_calls(calls: Syscalls) -> BpfProgram {
+    const LOAD_NUMBER: u16 = 0x20; // BPF_LD | BPF_W | BPF_ABS
+    const JUMP_EQUAL: u16 = 0x15; // BPF_JMP | BPF_JEQ | BPF_K
+    const JUMP_GREATER: u16 = 0x25; // BPF_JMP | BPF_JGT | BPF_K
+    const RETURN: u16 = 0x06; // BPF_RET | BPF_K
+    let mut absent: Vec<u32> = ABSENT.iter().map(|call| *call as u32).collect();
+    if calls.exec {
+        // Our own worker needs openat2, whose mode argument the filter cannot see; it starts nothing.
+        absent.push(libc::SYS_openat2 as u32);
+    }
+    let count = absent.len() as u8;
+    let mut program = vec![sock_filter { code: LOAD_NUMBER, jt: 0, jf: 0, k: 0 }];
+    program.push(sock_filter { code: JUMP_GREATER, jt: count, jf: 0, k: NEWEST_KNOWN });
+    for (position, call) in absent.into_iter().enumerate() {
+        let to_return = count - 1 - position as u8;
+        let otherwise = u8::from(to_return == 0);
+        program.push(sock_filter { code: JUMP_EQUAL, jt: to_return, jf: otherwise, k: call });
+    }
+    let answer = libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32;
+    program.push(sock_filter { code: RETURN, jt: 0, jf: 0, k: answer });
+    program
+}
+
+/// Compiles the filter of a cell.
+pub(crate) fn compile(calls: Syscalls) -> Result<BpfProgram, Failure> {
+    let failed = |error: &dyn std::fmt::Display| Failure::because(Step::Filter, error.to_string());
+    let rules = rules(calls).map_err(|error| failed(&error))?;
+    let architecture = std::env::consts::ARCH.try_into().map_err(|error| failed(&error))?;
+    let refusal = SeccompAction::Errno(libc::EPERM as u32);
+    let filter = SeccompFilter::new(rules, SeccompAction::Allow, refusal, architecture)
+        .map_err(|error| failed(&error))?;
+    let mut program = absent_calls(calls);
+    program.append(&mut BpfProgram::try_from(filter).map_err(|error| failed(&error))?);
+    Ok(program)
+}
+
+/// Installs a compiled filter on this process, for good.
+pub(crate) fn install(program: &BpfProgram) -> Result<(), Failure> {
+    seccompiler::apply_filter(program)
+        .map_err(|error| Failure::because(Step::Filter, error.to_string()))
+}
+
+/// What the filter of a cell refuses, in words, for people who review a policy.
+pub fn refused_calls(calls: Syscalls) -> Vec<String> {
+    let mut lines: Vec<String> =
+        REFUSED.iter().map(|(group, calls)| format!("{group}: {} calls", calls.len())).collect();
+    lines.push("clone with namespace flags; clone3, io_uring and calls newer than 469 (ENOSYS)".into());
+    lines.push("terminal injection: TIOCSTI, TIOCLINUX, TIOCSETD".into());
+    lines.push("set-user-id and set-group-id bits on files".into());
+    lines.push("a filter listener of its own; calls of another architecture (killed)".into());
+    if calls.sockets {
+        lines.push("sockets other than local, TCP and UDP; TCP fast open".into());
+    } else {
+        lines.push("every socket".into());
+    }
+    if !calls.personality {
+        lines.push("other execution domains (personality)".into());
+    }
+    if !calls.exec {
+        lines.push("starting programs (execve, execveat)".into());
+    }
+    lines
+}
