@@ -66,7 +66,7 @@ fn run(directory: &str, command: Vec<String>) -> Result<i32, Box<dyn std::error:
 
 fn main() -> ExitCode {
     if zerostack_sandbox::is_launcher() {
-        return ExitCode::from(zerostack_sandbox::run_launcher(drop) as u8);
+        return ExitCode::from(zerostack_sandbox::run_launcher(|_| ()) as u8);
     }
     let mut arguments = std::env::args().skip(1);
     let Some(directory) = arguments.next() else {

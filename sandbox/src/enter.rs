@@ -34,14 +34,13 @@ pub struct Enforced {
 /// The number of the only descriptor, besides the standard streams, that a cell keeps.
 const CONTROL: i32 = 3;
 
-/// Confines this process for good. `stdio` has the descriptors to keep, `control` the cell's channel.
+/// Confines this process for good. Of the descriptors only `kept` must be open.
 pub(crate) fn enter(
     confinement: &Confinement,
-    control: OwnedFd,
-    stdio: Vec<OwnedFd>,
     filter: &BpfProgram,
     identity: (Uid, Gid),
-) -> Result<Inside, Failure> {
+    kept: &Kept,
+) -> Result<Enforced, Failure> {
     // 1. Who we are: the same user, with power over the new namespaces only. The maps can be
     //    written by a dumpable process alone, and the launcher is none.
     nix::sys::prctl::set_dumpable(true).at(Step::UserMap)?;
@@ -62,11 +61,10 @@ pub(crate) fn enter(
 
     // 3. What we hold.
     sys::fresh_session_keyring().at(Step::Keyring)?;
-    let descriptors = keep_only(control, stdio)?;
+    nix::sys::stat::umask(Mode::from_bits_truncate(0o022));
     limits::apply(&confinement.limits)?;
 
     // 4. What we may do.
-    nix::sys::stat::umask(Mode::from_bits_truncate(0o022));
     privileges::drop_all()?;
     paths::restrict(confinement)?;
     syscalls::install(filter)?;
@@ -74,23 +72,14 @@ pub(crate) fn enter(
     nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).at(Step::Namespaces)?;
 
     // 5. Is it true?
-    let canaries = verify::canaries(confinement, descriptors.control.as_fd())?;
-    let enforced = Enforced {
+    let canaries = verify::canaries(confinement, kept.control.as_fd())?;
+    Ok(Enforced {
         namespaces: ["user", "mount", "pid", "net", "ipc", "uts", "cgroup"].map(String::from).into(),
         landlock_abi: sys::landlock_abi().at(Step::Landlock)?,
         filter_length: filter.len() as u32,
         process_limit,
         canaries,
-    };
-    Ok(Inside { enforced, control: Channel::from_socket(descriptors.control), stdio: descriptors.stdio })
-}
-
-/// What a process has once it is inside.
-#[derive(Debug)]
-pub(crate) struct Inside {
-    pub enforced: Enforced,
-    pub control: Channel,
-    pub stdio: Vec<OwnedFd>,
+    })
 }
 
 /// Maps the one user and group that the launcher ran as, and no other.
@@ -105,19 +94,22 @@ fn map_user((uid, gid): (Uid, Gid)) -> Result<(), Failure> {
     Ok(())
 }
 
-struct Descriptors {
-    control: OwnedFd,
-    stdio: Vec<OwnedFd>,
+/// The descriptors that a cell keeps besides its standard streams.
+#[derive(Debug)]
+pub(crate) struct Kept {
+    pub control: Channel,
+    pub stdio: Vec<OwnedFd>,
 }
 
 /// Closes every descriptor but the given ones, which are numbered from [`CONTROL`] on. The standard
 /// streams become `/dev/null` until a command gets its own.
-fn keep_only(control: OwnedFd, stdio: Vec<OwnedFd>) -> Result<Descriptors, Failure> {
+pub(crate) fn keep_only(control: OwnedFd, stdio: Vec<OwnedFd>) -> Result<Kept, Failure> {
     let null = open("/dev/null", OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty())
         .at(Step::Descriptors)?;
     nix::unistd::dup2_stdin(&null).at(Step::Descriptors)?;
     nix::unistd::dup2_stdout(&null).at(Step::Descriptors)?;
     nix::unistd::dup2_stderr(&null).at(Step::Descriptors)?;
+    drop(null);
     // First above everything in use, so that moving down cannot overwrite one that is still needed.
     let lift = |fd: OwnedFd, number: i32| sys::move_fd(fd, number).at(Step::Descriptors);
     const HIGH: i32 = 200;
@@ -130,6 +122,6 @@ fn keep_only(control: OwnedFd, stdio: Vec<OwnedFd>) -> Result<Descriptors, Failu
         placed.push(lift(fd, number)?);
     }
     sys::close_from(CONTROL + placed.len() as i32).at(Step::Descriptors)?;
-    let control = placed.remove(0);
-    Ok(Descriptors { control, stdio: placed })
+    let control = Channel::from_socket(placed.remove(0));
+    Ok(Kept { control, stdio: placed })
 }

@@ -4,7 +4,7 @@
 //! as the supervisor closes the control channel.
 
 use std::ffi::CString;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
@@ -12,7 +12,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::stat::Mode;
-use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
@@ -51,11 +51,11 @@ pub(crate) struct Command {
 /// The streams of a command, and the master of its terminal for the supervisor.
 pub(crate) fn streams(
     stdio: Stdio,
-    passed: Vec<OwnedFd>,
+    passed: &[OwnedFd],
 ) -> Result<([OwnedFd; 3], Option<OwnedFd>, Option<OwnedFd>), Failure> {
     let missing = || Failure::because(Step::Terminal, "the request has too few descriptors");
-    let mut passed = passed.into_iter();
-    let mut take = || passed.next().ok_or_else(missing);
+    let mut passed = passed.iter();
+    let mut take = || passed.next().ok_or_else(missing)?.try_clone().at(Step::Terminal);
     match stdio {
         Stdio::Passed => Ok(([take()?, take()?, take()?], None, None)),
         Stdio::Terminal { rows, columns, streams } => {
@@ -85,7 +85,7 @@ pub(crate) fn run(control: &Channel, command: Command) -> Result<(), Failure> {
     let mut children = SigSet::empty();
     children.add(Signal::SIGCHLD);
     sigprocmask(SigmaskHow::SIG_BLOCK, Some(&children), None).at(Step::Exec)?;
-    let ended = SignalFd::with_flags(&children, SfdFlags::SFD_CLOEXEC).at(Step::Exec)?;
+    let ended = SignalFd::with_flags(&children, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK).at(Step::Exec)?;
     match sys::clone_process(nix::sched::CloneFlags::empty()).at(Step::Exec)? {
         None => {
             let failure = start(&command);
@@ -96,7 +96,7 @@ pub(crate) fn run(control: &Channel, command: Command) -> Result<(), Failure> {
             drop(command);
             // Nothing in the cell may look into this process: it holds the control channel.
             nix::sys::prctl::set_dumpable(false).at(Step::Exec)?;
-            wait_for(control, ended.as_fd(), pid).at(Step::Exec)
+            wait_for(control, &ended, pid).at(Step::Exec)
         }
     }
 }
@@ -148,11 +148,11 @@ fn execute(command: &Command) -> Failure {
     Failure::new(Step::Exec, name.to_string_lossy(), &error)
 }
 
-fn wait_for(control: &Channel, ended: BorrowedFd, command: Pid) -> nix::Result<()> {
+fn wait_for(control: &Channel, ended: &SignalFd, command: Pid) -> nix::Result<()> {
     loop {
         let mut waiting = [
             PollFd::new(control.as_fd(), PollFlags::POLLIN),
-            PollFd::new(ended, PollFlags::POLLIN),
+            PollFd::new(ended.as_fd(), PollFlags::POLLIN),
         ];
         match poll(&mut waiting, PollTimeout::NONE) {
             Err(Errno::EINTR) => continue,
@@ -162,6 +162,7 @@ fn wait_for(control: &Channel, ended: BorrowedFd, command: Pid) -> nix::Result<(
         if waiting[0].any().unwrap_or(true) {
             return Ok(());
         }
+        while ended.read_signal()?.is_some() {}
         if let Some(exit) = reap(command)? {
             let _ = control.send(&Report::Exited(exit), &[]);
             return Ok(());
@@ -171,20 +172,15 @@ fn wait_for(control: &Channel, ended: BorrowedFd, command: Pid) -> nix::Result<(
 
 /// Reaps all children that have ended; the exit of `command` if it is among them.
 fn reap(command: Pid) -> nix::Result<Option<Exit>> {
-    // The signal stays pending in the signalfd until read; polling children is what matters.
     loop {
-        match waitid(Id::All, WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT) {
+        match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+            Ok(WaitStatus::Exited(pid, code)) if pid == command => return Ok(Some(Exit::Code(code))),
+            Ok(WaitStatus::Signaled(pid, signal, _)) if pid == command => {
+                return Ok(Some(Exit::Signal(signal as i32)));
+            }
             Err(Errno::ECHILD) | Ok(WaitStatus::StillAlive) => return Ok(None),
             Err(errno) => return Err(errno),
             Ok(_) => {}
-        }
-        match waitpid(None, Some(WaitPidFlag::WNOHANG))? {
-            WaitStatus::Exited(pid, code) if pid == command => return Ok(Some(Exit::Code(code))),
-            WaitStatus::Signaled(pid, signal, _) if pid == command => {
-                return Ok(Some(Exit::Signal(signal as i32)));
-            }
-            WaitStatus::StillAlive => return Ok(None),
-            _ => {}
         }
     }
 }

@@ -18,7 +18,7 @@ use seccompiler::BpfProgram;
 use serde::{Deserialize, Serialize};
 
 use crate::channel::{Channel, ChannelError};
-use crate::enter::{Enforced, Inside, enter};
+use crate::enter::{Enforced, Kept, enter, keep_only};
 use crate::error::{AtStep, Failure, Step};
 use crate::init::{self, Exit};
 use crate::spec::{Confinement, Program, Syscalls};
@@ -58,7 +58,7 @@ pub fn is_launcher() -> bool {
 
 /// The launcher's life: forks a cell for each request until the supervisor is gone. `worker` runs
 /// inside cells that ask for [`Program::Worker`] and returns when its channel closes.
-pub fn run_launcher(worker: fn(Channel)) -> i32 {
+pub fn run_launcher(worker: fn(&Channel)) -> i32 {
     match serve(worker) {
         Ok(()) => 0,
         // There is no stream to complain on: the supervisor sees the channel close.
@@ -66,7 +66,7 @@ pub fn run_launcher(worker: fn(Channel)) -> i32 {
     }
 }
 
-fn serve(worker: fn(Channel)) -> Result<(), ChannelError> {
+fn serve(worker: fn(&Channel)) -> Result<(), ChannelError> {
     let requests = Channel::from_socket(io::stdin().as_fd().try_clone_to_owned()?);
     let null = std::fs::OpenOptions::new().read(true).write(true).open("/dev/null")?;
     nix::unistd::dup2_stdin(&null)?;
@@ -110,7 +110,7 @@ fn launch(
     control: BorrowedFd,
     stdio: Vec<OwnedFd>,
     filter: &BpfProgram,
-    worker: fn(Channel),
+    worker: fn(&Channel),
 ) -> Result<(), Failure> {
     let namespaces = CloneFlags::CLONE_NEWUSER
         | CloneFlags::CLONE_NEWNS
@@ -123,12 +123,12 @@ fn launch(
     match sys::clone_process(namespaces).at(Step::Namespaces)? {
         Some(_) => Ok(()),
         None => {
-            let code = match live(request, control, stdio, filter, worker, identity) {
+            let Ok(control) = control.try_clone_to_owned() else { sys::exit_now(1) };
+            let Ok(kept) = keep_only(control, stdio) else { sys::exit_now(1) };
+            let code = match live(request, &kept, filter, worker, identity) {
                 Ok(()) => 0,
                 Err(failure) => {
-                    if let Ok(control) = control.try_clone_to_owned() {
-                        let _ = Channel::from_socket(control).send(&Report::Failed(failure), &[]);
-                    }
+                    let _ = kept.control.send(&Report::Failed(failure), &[]);
                     1
                 }
             };
@@ -140,36 +140,32 @@ fn launch(
 /// A cell's life, in the new process.
 fn live(
     request: &Request,
-    control: BorrowedFd,
-    passed: Vec<OwnedFd>,
+    kept: &Kept,
     filter: &BpfProgram,
-    worker: fn(Channel),
+    worker: fn(&Channel),
     identity: (nix::unistd::Uid, nix::unistd::Gid),
 ) -> Result<(), Failure> {
-    let control = control.try_clone_to_owned().at(Step::Descriptors)?;
-    let Inside { enforced, control, stdio } =
-        enter(&request.confinement, control, passed, filter, identity)?;
+    let enforced = enter(&request.confinement, filter, identity, kept)?;
     let pidfd = sys::pidfd_of_self().at(Step::Channel)?;
     let started = |extra: Option<&OwnedFd>| {
         let mut descriptors = vec![pidfd.as_fd()];
         descriptors.extend(extra.map(AsFd::as_fd));
-        control
+        kept.control
             .send(&Report::Started(enforced.clone()), &descriptors)
             .map_err(|error| Failure::because(Step::Channel, error.to_string()))
     };
     match &request.program {
         Program::Probe => started(None),
         Program::Worker => {
-            started(None)?;
-            drop(pidfd);
             nix::sys::prctl::set_dumpable(false).at(Step::Exec)?;
-            worker(control);
+            started(None)?;
+            worker(&kept.control);
             Ok(())
         }
-        Program::Command { argv, stdio: kind } => {
-            let (streams, terminal, master) = init::streams(*kind, stdio)?;
+        Program::Command { argv, stdio } => {
+            let (streams, terminal, master) = init::streams(*stdio, &kept.stdio)?;
             started(master.as_ref())?;
-            drop((master, pidfd));
+            drop(master);
             let environment = &request.confinement.environment;
             let command = init::Command {
                 argv: argv.iter().cloned().map(c_string).collect::<Result<_, _>>()?,
@@ -180,7 +176,7 @@ fn live(
                 streams,
                 terminal,
             };
-            init::run(&control, command)
+            init::run(&kept.control, command)
         }
     }
 }

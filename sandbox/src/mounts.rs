@@ -160,7 +160,7 @@ fn by_descriptor(file: &OwnedFd) -> PathBuf {
 
 fn empty(root: BorrowedFd, target: &Path, size_mib: u64, access: Access) -> io::Result<()> {
     let place = ensure(root, target, true)?;
-    let options = format!("size={size_mib}m,nr_inodes={},mode=0755", 1024 + size_mib * 64);
+    let options = format!("size={size_mib}m,nr_inodes={},mode=1777", 1024 + size_mib * 64);
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
     mount(Some("tmpfs"), &by_descriptor(&place), Some("tmpfs"), flags, Some(options.as_str()))?;
     set_access(look_up(root, target)?.as_fd(), access)

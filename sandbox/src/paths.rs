@@ -19,6 +19,8 @@ const NEEDED: ABI = ABI::V6;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Grant {
+    /// List directories, nothing more.
+    List,
     /// Read, list and execute.
     Read,
     /// Everything except device nodes.
@@ -41,6 +43,7 @@ pub fn landlock_rules(confinement: &Confinement) -> Vec<(PathBuf, Grant)> {
             Mount::Pin { .. } | Mount::Cover { .. } | Mount::Link { .. } => None,
         })
         .collect();
+    rules.push(("/".into(), Grant::List));
     rules.push(("/proc".into(), Grant::Read));
     rules.push(("/dev".into(), Grant::Device));
     rules.push(("/dev/shm".into(), Grant::Write));
@@ -50,6 +53,7 @@ pub fn landlock_rules(confinement: &Confinement) -> Vec<(PathBuf, Grant)> {
 fn rights(grant: Grant) -> BitFlags<AccessFs> {
     let read = AccessFs::from_read(NEEDED);
     match grant {
+        Grant::List => AccessFs::ReadDir.into(),
         Grant::Read => read,
         Grant::Write => {
             let mut all = AccessFs::from_all(NEEDED);
