@@ -1,0 +1,62 @@
+//! Doom loops: a model that makes the same call again and again.
+
+use std::collections::VecDeque;
+
+use crate::model::ToolCall;
+
+/// Calls that are remembered. A-B-A-B is seen because the window counts, not the last call.
+const WINDOW: usize = 12;
+const WARN_AT: usize = 3;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    Fresh,
+    /// Run it, and tell the model.
+    Warn,
+    /// It needs a yes now, in every mode.
+    Stop,
+}
+
+#[derive(Debug, Default)]
+pub struct Repeats {
+    seen: VecDeque<(String, String)>,
+}
+
+impl Repeats {
+    /// Notes a call; says what to do with it and how often it has been made.
+    pub fn see(&mut self, call: &ToolCall) -> (Verdict, usize) {
+        let key = (call.name.clone(), call.arguments.split_whitespace().collect());
+        self.seen.push_back(key.clone());
+        if self.seen.len() > WINDOW {
+            self.seen.pop_front();
+        }
+        let times = self.seen.iter().filter(|seen| **seen == key).count();
+        let verdict = match times {
+            0..WARN_AT => Verdict::Fresh,
+            WARN_AT => Verdict::Warn,
+            _ => Verdict::Stop,
+        };
+        (verdict, times)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_third_same_call_warns_and_the_fourth_stops_also_when_alternating() {
+        let call = |arguments: &str| ToolCall {
+            id: "1".into(),
+            name: "read".into(),
+            arguments: arguments.into(),
+        };
+        let mut repeats = Repeats::default();
+        let mut verdicts = Vec::new();
+        for _ in 0..4 {
+            verdicts.push(repeats.see(&call("{ }")).0);
+            repeats.see(&call("{\"b\":1}"));
+        }
+        assert_eq!(verdicts, [Verdict::Fresh, Verdict::Fresh, Verdict::Warn, Verdict::Stop]);
+    }
+}

@@ -1,0 +1,178 @@
+//! One call in, one decision out.
+
+use std::path::{Component, Path, PathBuf};
+
+use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
+
+use super::rule::{Action, Rule};
+use super::schema::{Groups, ModeRule, Names, Policy, When};
+use super::shell::analyse;
+
+/// A tool call, as far as rules care about it.
+#[derive(Debug, Clone)]
+pub struct Call {
+    pub tool: String,
+    pub subject: Subject,
+}
+
+#[derive(Debug, Clone)]
+pub enum Subject {
+    Nothing,
+    Path(Place),
+    Command(String),
+}
+
+/// A path after resolution: absolute, without links, `.` and `..`.
+#[derive(Debug, Clone)]
+pub struct Place {
+    pub path: PathBuf,
+    /// The part below the workspace or added directory it lies in; `None` outside of them.
+    pub inside: Option<PathBuf>,
+}
+
+/// What is to happen with a call, and which rule says so.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Decision {
+    /// Run it with the rights that need no question.
+    Allow { reason: String },
+    /// A rule of the user grants exactly this call.
+    Grant { rule: String },
+    Ask { reason: String },
+    Deny { reason: String },
+}
+
+/// A policy with the user's rules, ready to decide.
+#[derive(Debug)]
+pub struct Judge<'a> {
+    policy: &'a Policy,
+    groups: &'a Groups,
+    rules: &'a [Rule],
+    secrets: NameSet,
+    protected: NameSet,
+}
+
+const CHANGING: [&str; 2] = ["write", "edit"];
+
+impl<'a> Judge<'a> {
+    pub fn new(policy: &'a Policy, groups: &'a Groups, rules: &'a [Rule]) -> Judge<'a> {
+        let secrets = NameSet::new(&groups.secrets.workspace);
+        let protected = NameSet::new(&groups.protected.workspace);
+        Judge { policy, groups, rules, secrets, protected }
+    }
+
+    /// Deny beats everything; an asking rule beats an allowing one; the mode decides the rest.
+    pub fn decide(&self, call: &Call) -> Decision {
+        let of_user = |action: Action| {
+            self.rules.iter().find(|rule| rule.action == action && rule.fits(call))
+        };
+        if let Some(rule) = of_user(Action::Deny) {
+            return Decision::Deny { reason: format!("Your rule `{rule}` forbids it.") };
+        }
+        if let Some(rule) = of_user(Action::Ask) {
+            return Decision::Ask { reason: format!("Your rule `{rule}` wants a question.") };
+        }
+        let own = self.policy.rules.iter().find(|rule| self.rule_fits(rule, call));
+        let (action, mut reason) = match own {
+            Some(rule) => (rule.action, rule.reason.clone()),
+            None => (self.policy.otherwise.action, self.policy.otherwise.reason.clone()),
+        };
+        if action == Action::Allow {
+            return Decision::Allow { reason };
+        }
+        if let Some(rule) = of_user(Action::Allow) {
+            return Decision::Grant { rule: rule.to_string() };
+        }
+        if let Subject::Command(text) = &call.subject
+            && let Some(why) = self.groups.commands.destructive(&analyse(text))
+        {
+            reason = format!("{reason} {why}");
+        }
+        match action {
+            Action::Deny => Decision::Deny { reason },
+            Action::Allow | Action::Ask => Decision::Ask { reason },
+        }
+    }
+
+    fn rule_fits(&self, rule: &ModeRule, call: &Call) -> bool {
+        if !rule.tools.contains(&call.tool) {
+            return false;
+        }
+        match (&call.subject, rule.when) {
+            (_, When::Any) => true,
+            (Subject::Path(place), When::Workspace) => {
+                place.inside.is_some() && self.ordinary(&call.tool, place)
+            }
+            (Subject::Path(place), When::Disk) => self.ordinary(&call.tool, place),
+            (Subject::Command(text), When::Safe) => self.groups.commands.is_safe(&analyse(text)),
+            (Subject::Command(text), When::Destructive) => {
+                self.groups.commands.destructive(&analyse(text)).is_some()
+            }
+            _ => false,
+        }
+    }
+
+    fn ordinary(&self, tool: &str, place: &Place) -> bool {
+        let relative = place.inside.as_ref().unwrap_or(&place.path);
+        !self.secrets.has_part_of(relative)
+            && !(CHANGING.contains(&tool) && self.is_protected(relative))
+    }
+
+    fn is_protected(&self, path: &Path) -> bool {
+        let is_git = |part: Component| {
+            part.as_os_str().to_str().is_some_and(|name| name.eq_ignore_ascii_case(".git"))
+        };
+        path.components().any(is_git) || self.protected.has_part_of(path)
+    }
+
+    /// An example of a policy file: a tool, and a path from the workspace or a command.
+    pub(super) fn example_fits(&self, rule: &ModeRule, example: &str) -> bool {
+        let (tool, subject) = example.split_once(' ').unwrap_or((example, ""));
+        let subject = match (tool, subject) {
+            (_, "") => Subject::Nothing,
+            ("bash", line) => Subject::Command(line.to_owned()),
+            (_, path) => {
+                let outside = path.starts_with('/') || path.starts_with("..");
+                Subject::Path(Place {
+                    path: Path::new("/workspace").join(path),
+                    inside: (!outside).then(|| path.trim_start_matches("./").into()),
+                })
+            }
+        };
+        self.rule_fits(rule, &Call { tool: tool.to_owned(), subject })
+    }
+}
+
+/// Whether a file name of the workspace counts as a secret or as protected.
+#[derive(Debug, Clone)]
+pub(super) struct NameSet {
+    names: GlobSet,
+    except: GlobSet,
+}
+
+impl NameSet {
+    fn new(list: &Names) -> NameSet {
+        NameSet { names: glob_set(&list.names), except: glob_set(&list.except) }
+    }
+
+    fn has_part_of(&self, path: &Path) -> bool {
+        path.components().any(|part| {
+            let name = Path::new(part.as_os_str());
+            self.names.is_match(name) && !self.except.is_match(name)
+        })
+    }
+}
+
+/// Ignores case: some file systems do.
+fn glob_set(patterns: &[String]) -> GlobSet {
+    let mut set = GlobSetBuilder::new();
+    for pattern in patterns {
+        // A pattern that is no glob stands for itself.
+        let glob = GlobBuilder::new(pattern).case_insensitive(true).build();
+        let glob = glob.or_else(|_| GlobBuilder::new(&globset::escape(pattern)).build());
+        set.add(match glob {
+            Ok(glob) => glob,
+            Err(_) => continue,
+        });
+    }
+    set.build().unwrap_or_default()
+}

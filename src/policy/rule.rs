@@ -1,0 +1,184 @@
+//! The user's rules: `tool(pattern)` with an action.
+
+use std::fmt;
+use std::path::Path;
+
+use globset::{GlobBuilder, GlobMatcher};
+use serde::{Deserialize, Serialize};
+
+use super::decision::{Call, Subject};
+use super::shell::analyse;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Action {
+    Allow,
+    Ask,
+    Deny,
+}
+
+/// One rule, for example `bash(cargo test*)` or `read(**/.env)`.
+#[derive(Debug, Clone)]
+pub struct Rule {
+    pub action: Action,
+    tool: String,
+    pattern: String,
+    glob: Option<GlobMatcher>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RuleError {
+    #[error("`{0}` is not of the form tool(pattern), for example bash(cargo test*)")]
+    Form(String),
+    #[error("`{0}` names no tool; the tools are {1}")]
+    Tool(String, String),
+    #[error("the pattern of `{0}` is no valid glob: {1}")]
+    Glob(String, String),
+}
+
+pub(super) const TOOLS: [&str; 8] =
+    ["read", "write", "edit", "grep", "find_files", "list_dir", "bash", "todo_write"];
+
+impl Rule {
+    /// Parses `tool(pattern)` or `tool`. A relative path pattern is meant from `workspace`.
+    pub fn parse(action: Action, text: &str, workspace: &Path) -> Result<Rule, RuleError> {
+        let form = || RuleError::Form(text.to_owned());
+        let (tool, pattern) = match text.split_once('(') {
+            None => (text, "**"),
+            Some((tool, rest)) => (tool, rest.strip_suffix(')').ok_or_else(form)?),
+        };
+        if tool.is_empty() || pattern.is_empty() {
+            return Err(form());
+        }
+        if tool != "*" && !TOOLS.contains(&tool) {
+            return Err(RuleError::Tool(text.to_owned(), TOOLS.join(", ")));
+        }
+        let glob = if tool == "bash" || pattern == "**" {
+            None
+        } else {
+            let absolute = match pattern {
+                _ if pattern.starts_with('/') => pattern.to_owned(),
+                _ if pattern.starts_with("**/") => format!("/{pattern}"),
+                _ => format!("{}/{pattern}", globset::escape(&workspace.display().to_string())),
+            };
+            let glob = GlobBuilder::new(&absolute).literal_separator(true).build();
+            let wrong = |error: globset::Error| RuleError::Glob(text.to_owned(), error.to_string());
+            Some(glob.map_err(wrong)?.compile_matcher())
+        };
+        Ok(Rule { action, tool: tool.to_owned(), pattern: pattern.to_owned(), glob })
+    }
+
+    /// Whether the rule is about `call`. An allowing bash rule must cover every part of the command;
+    /// a denying or asking one needs to meet one of them.
+    pub fn fits(&self, call: &Call) -> bool {
+        if self.tool != "*" && self.tool != call.tool {
+            return false;
+        }
+        match &call.subject {
+            Subject::Nothing => self.pattern == "**",
+            Subject::Path(place) => {
+                self.glob.as_ref().is_none_or(|glob| glob.is_match(&place.path))
+            }
+            Subject::Command(text) => self.fits_command(text),
+        }
+    }
+
+    fn fits_command(&self, text: &str) -> bool {
+        if self.pattern == "**" || self.pattern == text {
+            return true;
+        }
+        let shell = analyse(text);
+        let parts: Vec<String> = shell.commands.iter().map(|words| joined(words)).collect();
+        let part = |part: &String| wildcard(&self.pattern, part);
+        match self.action {
+            Action::Allow => {
+                let redirected = !shell.plain && parts.len() == 1 && !wildcard(&self.pattern, text);
+                let hidden = shell.commands.iter().flatten().any(Option::is_none);
+                shell.understood
+                    && !hidden
+                    && !redirected
+                    && (shell.plain || parts.len() == 1)
+                    && !parts.is_empty()
+                    && parts.iter().all(part)
+            }
+            Action::Ask | Action::Deny => wildcard(&self.pattern, text) || parts.iter().any(part),
+        }
+    }
+}
+
+fn joined(words: &[Option<String>]) -> String {
+    let words: Vec<&str> = words.iter().map(|word| word.as_deref().unwrap_or("$")).collect();
+    words.join(" ")
+}
+
+/// Matches `*` as any run of characters.
+fn wildcard(pattern: &str, text: &str) -> bool {
+    let mut parts = pattern.split('*');
+    let Some(mut rest) = parts.next().and_then(|first| text.strip_prefix(first)) else {
+        return false;
+    };
+    let parts: Vec<&str> = parts.collect();
+    let Some((last, middle)) = parts.split_last() else { return rest.is_empty() };
+    for part in middle {
+        match rest.find(part) {
+            Some(at) => rest = &rest[at + part.len()..],
+            None => return false,
+        }
+    }
+    rest.ends_with(last)
+}
+
+impl fmt::Display for Rule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let action = match self.action {
+            Action::Allow => "allow",
+            Action::Ask => "ask",
+            Action::Deny => "deny",
+        };
+        write!(f, "{action} {}({})", self.tool, self.pattern)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fits(action: Action, rule: &str, command: &str) -> bool {
+        let rule = Rule::parse(action, rule, Path::new("/w")).unwrap();
+        let subject = Subject::Command(command.to_owned());
+        rule.fits(&Call { tool: "bash".into(), subject })
+    }
+
+    #[test]
+    fn an_allowing_rule_covers_every_part_or_nothing() {
+        for command in ["cargo test", "cargo test --all", "cargo test | cargo test -q"] {
+            assert!(fits(Action::Allow, "bash(cargo test*)", command), "{command}");
+        }
+        for command in [
+            "cargo test; rm x", "cargo test $(rm x)", "cargo test > ../f", "cargo test `id`",
+            "X=1 cargo test", "cargo testify; id", "cargo test & id", "cargo build",
+        ] {
+            assert!(!fits(Action::Allow, "bash(cargo test*)", command), "{command}");
+        }
+    }
+
+    #[test]
+    fn a_denying_rule_meets_any_part() {
+        for command in ["curl x", "ls; curl x", "echo $(curl x)", "sh -c 'curl x'", "env curl x"] {
+            assert!(fits(Action::Deny, "bash(curl*)", command), "{command}");
+        }
+    }
+
+    #[test]
+    fn a_malformed_rule_says_what_is_wrong() {
+        for (text, part) in [
+            ("bash(", "form tool(pattern)"),
+            ("bash()", "form tool(pattern)"),
+            ("bahs(ls)", "the tools are"),
+            ("read([)", "no valid glob"),
+        ] {
+            let error = Rule::parse(Action::Allow, text, Path::new("/w")).unwrap_err().to_string();
+            assert!(error.contains(part), "{text}: {error}");
+        }
+    }
+}

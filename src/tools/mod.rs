@@ -1,0 +1,179 @@
+//! The file tools: one file each, run only inside a worker. `bash` is here by its schema alone; a
+//! command runs in a cell of its own.
+
+mod edit;
+mod find;
+mod grep;
+mod list;
+mod place;
+mod read;
+mod scan;
+mod todo;
+mod walk;
+mod write;
+
+use std::os::fd::OwnedFd;
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::wire::{Call, Fault, Output, Reply, SCAN};
+
+pub use place::Roots;
+
+/// What a tool needs, and so how a call to it is decided.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Reads one file.
+    Reads,
+    /// Walks a directory; without a path, the workspace.
+    Walks,
+    /// Changes one file.
+    Changes,
+    /// Runs a command.
+    Command,
+    /// Touches nothing.
+    Local,
+}
+
+/// A tool as the model sees it.
+#[derive(Debug, Clone)]
+pub struct Definition {
+    pub name: &'static str,
+    pub kind: Kind,
+    pub description: &'static str,
+    /// JSON Schema of the arguments.
+    pub schema: Value,
+}
+
+/// Runs a command line.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct BashArguments {
+    /// Bash command line.
+    pub command: String,
+    /// Seconds before it is killed, default 120.
+    #[serde(default)]
+    pub timeout: Option<u64>,
+}
+
+/// All tools, in the order the model sees them.
+pub fn definitions() -> Vec<Definition> {
+    vec![
+        define::<read::Arguments>("read", Kind::Reads, "Read a text file with line numbers."),
+        define::<write::Arguments>("write", Kind::Changes, "Create a file or replace all of it."),
+        define::<edit::Arguments>(
+            "edit",
+            Kind::Changes,
+            "Replace exact, unique pieces of a file. Read it first.",
+        ),
+        define::<grep::Arguments>(
+            "grep",
+            Kind::Walks,
+            "Search file contents by regular expression; respects ignore files.",
+        ),
+        define::<find::Arguments>(
+            "find_files",
+            Kind::Walks,
+            "Find files by glob, e.g. *.rs or src/**/test_*.py; respects ignore files.",
+        ),
+        define::<list::Arguments>("list_dir", Kind::Walks, "List a directory."),
+        define::<BashArguments>(
+            "bash",
+            Kind::Command,
+            "Run a command in the workspace, in a sandbox without network. Output is cut in the middle.",
+        ),
+        define::<todo::Arguments>("todo_write", Kind::Local, "Replace your list of steps."),
+    ]
+}
+
+fn define<T: JsonSchema>(name: &'static str, kind: Kind, description: &'static str) -> Definition {
+    let mut settings = schemars::generate::SchemaSettings::draft07();
+    settings.meta_schema = None;
+    settings.inline_subschemas = true;
+    let schema = settings.into_generator().into_root_schema_for::<T>();
+    Definition { name, kind, description, schema: compact(schema.to_value()) }
+}
+
+/// Drops what costs tokens and tells a model nothing.
+fn compact(mut schema: Value) -> Value {
+    if let Some(object) = schema.as_object_mut() {
+        for key in ["title", "format", "minimum", "default"] {
+            // A property may have one of these names; then it is an object.
+            if object.get(key).is_some_and(|value| !value.is_object()) {
+                object.remove(key);
+            }
+        }
+        if let Some(Value::Array(kinds)) = object.get("type") {
+            let first = kinds.iter().find(|kind| *kind != "null").cloned();
+            object.insert("type".into(), first.unwrap_or(Value::Null));
+        }
+        object.values_mut().for_each(|value| *value = compact(value.take()));
+    }
+    schema
+}
+
+/// Runs one call inside a worker.
+pub fn run(call: &Call, roots: &Roots, passed: Option<OwnedFd>) -> Reply {
+    let outcome = match call.tool.as_str() {
+        "read" => read::run(call, roots, passed),
+        "write" => write::run(call, roots, passed),
+        "edit" => edit::run(call, roots, passed),
+        "grep" => grep::run(call, roots),
+        "find_files" => find::run(call, roots),
+        "list_dir" => list::run(call, roots),
+        "todo_write" => todo::run(call),
+        SCAN => return scan::run(call, roots).map_or_else(Reply::Failed, Reply::Found),
+        other => Err(fault(format!("there is no tool {other:?}"))),
+    };
+    outcome.map_or_else(Reply::Failed, Reply::Done)
+}
+
+type Outcome = Result<Output, Fault>;
+
+fn fault(message: impl Into<String>) -> Fault {
+    Fault { message: message.into(), errno: 0 }
+}
+
+fn text(text: String) -> Outcome {
+    Ok(Output { text, diff: None })
+}
+
+/// The call's arguments, or an error that the model can act on.
+fn arguments<T: serde::de::DeserializeOwned>(call: &Call) -> Result<T, Fault> {
+    let arguments = if call.arguments.trim().is_empty() { "{}" } else { &call.arguments };
+    serde_json::from_str(arguments)
+        .map_err(|error| fault(format!("the arguments of {} are wrong: {error}", call.tool)))
+}
+
+/// Attaches the path, as the model named it, to an error of the operating system.
+fn failed(call: &Call, doing: &str, error: &std::io::Error) -> Fault {
+    let errno = error.raw_os_error().unwrap_or(0);
+    Fault { message: format!("cannot {doing} {}: {error}", call.shown), errno }
+}
+
+/// A unified diff of one file.
+fn diff(shown: &str, before: &str, after: &str) -> String {
+    similar::TextDiff::from_lines(before, after)
+        .unified_diff()
+        .context_radius(3)
+        .header(&format!("a/{shown}"), &format!("b/{shown}"))
+        .to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_schemas_are_small_and_well_formed() {
+        let mut size = 0;
+        for tool in definitions() {
+            assert_eq!(tool.schema["type"], "object", "{}", tool.name);
+            assert!(tool.schema["properties"].is_object(), "{}", tool.name);
+            size += tool.schema.to_string().len() + tool.description.len();
+        }
+        assert!(size < 4000, "{size} bytes of schemas");
+    }
+}

@@ -1,0 +1,57 @@
+//! The supervisor's own question: which names in the workspace must be covered or protected before
+//! a command may see it? Asked in a worker, because it reads directories of the project.
+
+use std::os::unix::fs::FileTypeExt;
+use std::path::{Path, PathBuf};
+
+use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
+
+use super::{Roots, arguments, fault, place};
+use crate::wire::{Call, Fault, Found, ScanFor};
+
+/// Directories looked into; beyond it the answer says that it is incomplete.
+const DIRECTORY_LIMIT: usize = 20_000;
+/// Trees of other people's code: what lies there is no secret of this project.
+const PASSED_OVER: [&str; 4] = ["node_modules", "target", ".venv", "__pycache__"];
+
+fn names(patterns: &[String]) -> Result<GlobSet, Fault> {
+    let mut set = GlobSetBuilder::new();
+    for pattern in patterns {
+        let glob = GlobBuilder::new(pattern).case_insensitive(true).build();
+        set.add(glob.map_err(|error| fault(error.to_string()))?);
+    }
+    set.build().map_err(|error| fault(error.to_string()))
+}
+
+pub fn run(call: &Call, roots: &Roots) -> Result<Found, Fault> {
+    let wanted: ScanFor = arguments(call)?;
+    let (secrets, except) = (names(&wanted.secrets)?, names(&wanted.except)?);
+    let start = place::walk_start(call, roots)?;
+    let mut found = Found::default();
+    let mut waiting = vec![PathBuf::new()];
+    let mut looked_into = 0;
+    while let Some(directory) = waiting.pop() {
+        looked_into += 1;
+        if looked_into > DIRECTORY_LIMIT {
+            found.incomplete = true;
+            break;
+        }
+        let Ok(entries) = std::fs::read_dir(start.join(&directory)) else { continue };
+        for entry in entries.flatten() {
+            let name = entry.file_name();
+            let path = directory.join(&name);
+            let Ok(kind) = entry.file_type() else { continue };
+            let as_path = Path::new(&name);
+            if name.eq_ignore_ascii_case(".git") {
+                found.git.push(path);
+            } else if kind.is_socket() {
+                found.sockets.push(path);
+            } else if secrets.is_match(as_path) && !except.is_match(as_path) && !kind.is_symlink() {
+                found.secrets.push(path);
+            } else if kind.is_dir() && !PASSED_OVER.iter().any(|passed| name == *passed) {
+                waiting.push(path);
+            }
+        }
+    }
+    Ok(found)
+}
