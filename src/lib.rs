@@ -3,8 +3,13 @@
 //! `ARCHITECTURE.md` says which module may know which.
 
 pub mod agent;
+pub mod app;
+pub mod cli;
 pub mod model;
 pub mod policy;
+pub mod report;
+pub mod supervisor;
 pub mod tools;
+pub mod ui;
 pub mod wire;
 pub mod worker;

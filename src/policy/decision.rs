@@ -43,21 +43,35 @@ pub enum Decision {
 
 /// A policy with the user's rules, ready to decide.
 #[derive(Debug)]
-pub struct Judge<'a> {
-    policy: &'a Policy,
-    groups: &'a Groups,
-    rules: &'a [Rule],
+pub struct Judge {
+    policy: Policy,
+    groups: Groups,
+    rules: Vec<Rule>,
     secrets: NameSet,
     protected: NameSet,
 }
 
 const CHANGING: [&str; 2] = ["write", "edit"];
 
-impl<'a> Judge<'a> {
-    pub fn new(policy: &'a Policy, groups: &'a Groups, rules: &'a [Rule]) -> Judge<'a> {
+impl Judge {
+    pub fn new(policy: Policy, groups: Groups, rules: Vec<Rule>) -> Judge {
         let secrets = NameSet::new(&groups.secrets.workspace);
         let protected = NameSet::new(&groups.protected.workspace);
         Judge { policy, groups, rules, secrets, protected }
+    }
+
+    pub fn policy(&self) -> &Policy {
+        &self.policy
+    }
+
+    pub fn groups(&self) -> &Groups {
+        &self.groups
+    }
+
+    /// Globs of absolute paths that the user's rules deny to `tool`.
+    pub fn denied_globs(&self, tool: &str) -> Vec<String> {
+        let denying = self.rules.iter().filter(|rule| rule.action == Action::Deny);
+        denying.filter_map(|rule| rule.path_glob(tool)).collect()
     }
 
     /// Deny beats everything; an asking rule beats an allowing one; the mode decides the rest.
@@ -79,7 +93,9 @@ impl<'a> Judge<'a> {
         if action == Action::Allow {
             return Decision::Allow { reason };
         }
-        if let Some(rule) = of_user(Action::Allow) {
+        let grantable =
+            action != Action::Deny || self.policy.otherwise.grantable.contains(&call.tool);
+        if let Some(rule) = of_user(Action::Allow).filter(|_| grantable) {
             return Decision::Grant { rule: rule.to_string() };
         }
         if let Subject::Command(text) = &call.subject

@@ -83,6 +83,13 @@ impl Rule {
         }
     }
 
+    /// The glob of paths the rule denies to a tool that walks directories: what must not be read must
+    /// not be found by a search either.
+    pub(super) fn path_glob(&self, tool: &str) -> Option<String> {
+        let about = self.tool == "*" || self.tool == tool || self.tool == "read";
+        self.glob.as_ref().filter(|_| about).map(|glob| glob.glob().glob().to_owned())
+    }
+
     fn fits_command(&self, text: &str) -> bool {
         if self.pattern == "**" || self.pattern == text {
             return true;
@@ -91,16 +98,9 @@ impl Rule {
         let parts: Vec<String> = shell.commands.iter().map(|words| joined(words)).collect();
         let part = |part: &String| wildcard(&self.pattern, part);
         match self.action {
-            Action::Allow => {
-                let redirected = !shell.plain && parts.len() == 1 && !wildcard(&self.pattern, text);
-                let hidden = shell.commands.iter().flatten().any(Option::is_none);
-                shell.understood
-                    && !hidden
-                    && !redirected
-                    && (shell.plain || parts.len() == 1)
-                    && !parts.is_empty()
-                    && parts.iter().all(part)
-            }
+            // Redirections, expansions and the like go further than the words; to allow one of
+            // those, the rule must be the exact command.
+            Action::Allow => shell.plain && !parts.is_empty() && parts.iter().all(part),
             Action::Ask | Action::Deny => wildcard(&self.pattern, text) || parts.iter().any(part),
         }
     }

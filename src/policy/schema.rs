@@ -102,6 +102,10 @@ pub enum When {
 pub struct Otherwise {
     pub action: Action,
     pub reason: String,
+    /// Where the action is to deny: tools that an allowing rule of the user gives back. The kernel
+    /// holds them to the mode's rights all the same.
+    #[serde(default)]
+    pub grantable: Vec<String>,
 }
 
 /// What a worker sees of the workspace.
@@ -296,7 +300,7 @@ impl Policy {
                 return Err(PolicyError::Content { file: file.to_owned(), problem });
             }
         }
-        let judge = Judge::new(self, groups, &[]);
+        let judge = Judge::new(self.clone(), groups.clone(), Vec::new());
         for rule in &self.rules {
             let wrong = |problem, example: &str| PolicyError::Example {
                 file: file.to_owned(),

@@ -27,7 +27,7 @@ pub(super) fn files(
         .hidden(false)
         .require_git(false)
         .filter_entry(|entry| entry.file_name() != ".git")
-        .sort_by_file_name(std::cmp::Ord::cmp)
+        .sort_by_file_name(Ord::cmp)
         .build();
     for entry in walk.flatten() {
         let is_file = entry.file_type().is_some_and(|kind| kind.is_file());

@@ -32,7 +32,7 @@ fn an_unknown_mode_is_a_usage_error_that_names_the_modes() {
         .exits(2);
 
     assert!(out.stderr.contains("carefree"), "{out}");
-    for mode in ["restrictive", "read-only", "guarded", "standard", "yolo"] {
+    for mode in ["restrictive", "readonly", "guarded", "standard", "yolo"] {
         assert!(out.stderr.contains(mode), "{mode}: {out}");
     }
 }

@@ -315,7 +315,7 @@ fn in_read_only_mode_a_write_is_denied_and_the_file_stays() {
         assert_eq!(denied_tools(&out.json()), ["write", "edit", "bash"]);
         let told = server.finish()[1].result("w1");
         assert!(
-            told.contains("denied") && told.contains("read-only"),
+            told.contains("denied") && told.contains("readonly"),
             "{told}"
         );
     }
@@ -765,7 +765,7 @@ fn the_demo_explains_the_project_and_names_what_refused_its_attempts() {
         assert!(out.stdout.contains(first), "{out}");
         for (attempt, layers) in [
             ("secret", ["mount", "absent", "landlock"]),
-            ("outside", ["mount", "read-only", "landlock"]),
+            ("outside", ["mount", "readonly", "landlock"]),
             ("network", ["namespace", "seccomp", "system call"]),
             ("namespace", ["namespace", "seccomp", "system call"]),
         ] {
@@ -859,7 +859,7 @@ fn doctor_and_policy_print_json_for_programs() {
         let doctor = world.zerostack(&["doctor", "--json"]).run().exits(0);
         assert_eq!(doctor.json()["rung"], "native", "{doctor}");
 
-        for mode in ["restrictive", "read-only", "guarded", "standard", "yolo"] {
+        for mode in ["restrictive", "readonly", "guarded", "standard", "yolo"] {
             let shown = world
                 .zerostack(&["policy", "show", "--mode", mode, "--json"])
                 .run()

@@ -59,7 +59,7 @@ fn a_request_offers_the_eight_tools_and_asks_for_a_stream_with_usage() {
 
 #[test]
 fn the_system_prompt_names_the_mode_that_holds() {
-    for (flag, mode) in [("--read-only", "read-only"), ("--standard", "standard")] {
+    for (flag, mode) in [("--read-only", "readonly"), ("--standard", "standard")] {
         let world = world();
         let server = ModelServer::start(vec![Reply::text("Hi.")]);
 

@@ -1,0 +1,57 @@
+//! The front ends. They only connect parts: a command line to a session, and what happens to a screen.
+
+mod doctor;
+mod headless;
+mod policy;
+mod sandbox;
+mod start;
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use clap::Parser;
+use zerostack_sandbox::Launcher;
+
+use crate::cli::{Cli, Command, PolicyCommand};
+use crate::report::{ExitKind, Report};
+
+/// The program, after `main` has ruled out that this process is the launcher.
+pub fn run() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version come this way too; a broken pipe is no reason to complain.
+            let _ = error.print();
+            return ExitCode::from(error.exit_code() as u8);
+        }
+    };
+    match dispatch(cli) {
+        Ok(code) => ExitCode::from(code),
+        Err(report) => {
+            eprintln!("{}", crate::ui::text::clean(&report.to_string()));
+            ExitCode::from(report.kind.code())
+        }
+    }
+}
+
+fn dispatch(cli: Cli) -> Result<u8, Report> {
+    match cli.command {
+        Some(Command::Policy { command: PolicyCommand::Show { mode, json } }) => {
+            policy::show(mode, json)
+        }
+        Some(Command::Sandbox(flags)) => sandbox::run(launcher()?, &flags),
+        Some(Command::Doctor { json }) => doctor::run(launcher(), json),
+        None if cli.run.print => headless::run(launcher()?, cli.run),
+        None => Err(Report::usage("the terminal UI is not built yet").hint(
+            "answer one prompt with: zerostack -p \"your prompt\"   (without a key: --provider demo)",
+        )),
+    }
+}
+
+/// Starts the launcher: before the runtime, before any thread, before a key is read.
+fn launcher() -> Result<Launcher, Report> {
+    let hardened = zerostack_sandbox::harden();
+    hardened.map_err(|error| Report::error(format!("cannot protect this process: {error}")))?;
+    Launcher::start(Path::new("/proc/self/exe"))
+        .map_err(|failure| Report::new(ExitKind::CannotConfine, failure))
+}

@@ -1,0 +1,56 @@
+//! What every front end needs before it can start: the host, the policy, the rules.
+
+use std::path::Path;
+
+use zerostack_sandbox::{Failure, StartError};
+
+use crate::cli::RunFlags;
+use crate::policy::{Action, Groups, Mode, Policy, Rule};
+use crate::report::{ExitKind, Report};
+use crate::supervisor::{Host, HostError};
+
+/// Facts of the host, or why this place is no workspace.
+pub fn host(add_dir: &[String]) -> Result<Host, Report> {
+    Host::find(std::env::vars_os(), add_dir).map_err(|error| match error {
+        HostError::TooWide(_) | HostError::AddedDirectory(..) => Report::usage(error),
+        HostError::NoHome | HostError::NoDirectory(_) => Report::error(error),
+    })
+}
+
+/// The groups and one policy. A policy that does not load ends the program.
+pub fn policy(mode: Mode) -> Result<(Groups, Policy), Report> {
+    let groups = Groups::load().map_err(Report::error)?;
+    let policy = Policy::load(mode, &groups).map_err(Report::error)?;
+    Ok((groups, policy))
+}
+
+/// The rules of the command line.
+pub fn rules(flags: &RunFlags, workspace: &Path) -> Result<Vec<Rule>, Report> {
+    let lists =
+        [(&flags.deny, Action::Deny), (&flags.ask, Action::Ask), (&flags.allow, Action::Allow)];
+    let parse = |(texts, action): (&Vec<String>, Action)| {
+        let texts = texts.clone();
+        texts.into_iter().map(move |text| Rule::parse(action, &text, workspace))
+    };
+    lists.into_iter().flat_map(parse).collect::<Result<_, _>>().map_err(Report::usage)
+}
+
+/// A cell that could not be started, in words.
+pub fn start_report(error: &StartError) -> Report {
+    match error {
+        StartError::Refused(failure) => failure_report(failure),
+        StartError::Channel(_) => Report::new(ExitKind::CannotConfine, error)
+            .hint("`zerostack doctor` shows what this machine can confine"),
+    }
+}
+
+pub fn failure_report(failure: &Failure) -> Report {
+    if !failure.cannot_confine() {
+        return Report::error(failure);
+    }
+    let report = Report::new(ExitKind::CannotConfine, format!("this machine cannot confine: {failure}"));
+    match failure.hint() {
+        Some(hint) => report.hint(hint),
+        None => report.hint("`zerostack doctor` shows what this machine can confine"),
+    }
+}

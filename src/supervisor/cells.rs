@@ -1,0 +1,215 @@
+//! Cells from the supervisor's side: start one, talk to it, collect a command's output. Everything
+//! a cell says is treated as hostile: caps, time-outs, and a cell that breaks the protocol is killed.
+
+use std::collections::VecDeque;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+use serde::de::DeserializeOwned;
+use tokio::io::AsyncReadExt;
+use tokio::io::unix::AsyncFd;
+use tokio::net::unix::pipe;
+use tokio::time::timeout;
+use zerostack_sandbox::{
+    Cell, ChannelError, Confinement, Enforced, Exit, Failure, Launcher, Program, Report, StartError,
+    Stdio,
+};
+
+use crate::wire::{Call, Hello, Reply};
+
+/// A cell that is not confined by then will not be.
+const START_LIMIT: Duration = Duration::from_secs(20);
+/// Longest wait for a file worker's answer.
+const CALL_LIMIT: Duration = Duration::from_secs(120);
+/// How much of a command's output is kept at each end, bytes.
+const OUTPUT_HEAD: usize = 12 * 1024;
+const OUTPUT_TAIL: usize = 20 * 1024;
+
+/// The way to start cells.
+#[derive(Debug)]
+pub struct Cells {
+    launcher: Launcher,
+}
+
+/// A cell that is confined and verified.
+#[derive(Debug)]
+pub struct Running {
+    cell: Cell,
+    ready: AsyncFd<OwnedFd>,
+    pub enforced: Enforced,
+    pub terminal: Option<OwnedFd>,
+}
+
+/// A command for a cell.
+#[derive(Debug)]
+pub struct CommandRequest {
+    pub confinement: Confinement,
+    pub argv: Vec<Vec<u8>>,
+    pub limit: Duration,
+}
+
+/// How a command ended.
+#[derive(Debug)]
+pub struct CommandEnd {
+    /// `None` if it was killed because its time was over.
+    pub exit: Option<Exit>,
+    /// Standard output and error as they came, cut in the middle.
+    pub output: String,
+    pub enforced: Enforced,
+}
+
+impl Cells {
+    pub fn new(launcher: Launcher) -> Cells {
+        Cells { launcher }
+    }
+
+    /// Starts a cell and waits until it has verified itself.
+    pub async fn start(
+        &self,
+        confinement: &Confinement,
+        program: &Program,
+        stdio: &[BorrowedFd<'_>],
+    ) -> Result<Running, StartError> {
+        let mut cell = self.launcher.spawn(confinement, program, stdio)?;
+        let watched = cell.control().as_fd().try_clone_to_owned().map_err(ChannelError::Os)?;
+        #[expect(deprecated, reason = "its replacement is unsafe; an OwnedFd is what it asks for")]
+        let ready = AsyncFd::new(watched).map_err(ChannelError::Os)?;
+        let started = async {
+            loop {
+                let mut guard = ready.readable().await.map_err(ChannelError::Os)?;
+                match cell.started(false) {
+                    Err(StartError::Channel(ChannelError::WouldBlock)) => guard.clear_ready(),
+                    other => return other,
+                }
+            }
+        };
+        let late = StartError::Channel(ChannelError::Malformed("no start in 20 seconds"));
+        let (enforced, terminal) = timeout(START_LIMIT, started).await.unwrap_or(Err(late))?;
+        Ok(Running { cell, ready, enforced, terminal })
+    }
+
+    /// Runs a command to its end. Dropping the future kills it.
+    pub async fn run(&self, request: CommandRequest) -> Result<CommandEnd, StartError> {
+        let (output, input) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)
+            .map_err(|errno| ChannelError::Os(errno.into()))?;
+        let null = std::fs::File::open("/dev/null").map_err(ChannelError::Os)?;
+        let program = Program::Command { argv: request.argv, stdio: Stdio::Passed };
+        let streams = [null.as_fd(), input.as_fd(), input.as_fd()];
+        let running = self.start(&request.confinement, &program, &streams).await?;
+        drop(input);
+        let mut kept = Kept::default();
+        let reader = pipe::Receiver::from_owned_fd(output).map_err(ChannelError::Os)?;
+        let both = async {
+            let (_, exit) = tokio::join!(kept.fill(reader), running.exit());
+            exit
+        };
+        let exit = match timeout(request.limit, both).await {
+            Ok(exit) => Some(exit?),
+            Err(_) => {
+                running.cell.kill();
+                None
+            }
+        };
+        Ok(CommandEnd { exit, output: kept.text(), enforced: running.enforced.clone() })
+    }
+}
+
+impl Running {
+    /// The next message of the cell.
+    pub async fn recv<T: DeserializeOwned>(&self) -> Result<T, ChannelError> {
+        loop {
+            let mut guard = self.ready.readable().await?;
+            match self.cell.control().try_recv() {
+                Err(ChannelError::WouldBlock) => guard.clear_ready(),
+                // No cell has a reason to send descriptors after its start; they are closed here.
+                other => return other.map(|(message, _)| message),
+            }
+        }
+    }
+
+    /// Waits for the end of a command.
+    pub async fn exit(&self) -> Result<Exit, StartError> {
+        match self.recv().await {
+            Ok(Report::Exited(exit)) => Ok(exit),
+            Ok(Report::Failed(failure)) => Err(StartError::Refused(failure)),
+            Ok(Report::Started(_)) => Err(ChannelError::Malformed("a second start").into()),
+            // The kernel, or the limits, have killed the cell's first process.
+            Err(ChannelError::Closed) => Ok(Exit::Signal(9)),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+/// The head and the tail of an output.
+#[derive(Debug, Default)]
+struct Kept {
+    head: Vec<u8>,
+    tail: VecDeque<u8>,
+    dropped: usize,
+}
+
+impl Kept {
+    async fn fill(&mut self, mut from: pipe::Receiver) {
+        let mut buffer = vec![0; 16 * 1024];
+        while let Ok(length @ 1..) = from.read(&mut buffer).await {
+            self.add(&buffer[..length]);
+        }
+    }
+
+    fn add(&mut self, bytes: &[u8]) {
+        let room = OUTPUT_HEAD - self.head.len();
+        let (head, rest) = bytes.split_at(room.min(bytes.len()));
+        self.head.extend_from_slice(head);
+        self.tail.extend(rest);
+        let excess = self.tail.len().saturating_sub(OUTPUT_TAIL);
+        self.tail.drain(..excess);
+        self.dropped += excess;
+    }
+
+    fn text(&mut self) -> String {
+        let tail = self.tail.make_contiguous();
+        if self.dropped == 0 {
+            return String::from_utf8_lossy(&[&self.head, &*tail].concat()).into_owned();
+        }
+        let (head, tail) = (String::from_utf8_lossy(&self.head), String::from_utf8_lossy(tail));
+        format!("{head}\n… {} bytes left out …\n{tail}", self.dropped)
+    }
+}
+
+/// The long-lived cell of the file tools.
+#[derive(Debug)]
+pub struct FileWorker {
+    running: Running,
+}
+
+impl FileWorker {
+    pub async fn start(
+        cells: &Cells,
+        confinement: &Confinement,
+        hello: &Hello,
+    ) -> Result<FileWorker, StartError> {
+        let running = cells.start(confinement, &Program::Worker, &[]).await?;
+        running.cell.control().send(hello, &[])?;
+        Ok(FileWorker { running })
+    }
+
+    /// One call. After an error the worker must not be used again.
+    pub async fn call(&self, call: &Call, granted: Option<OwnedFd>) -> Result<Reply, ChannelError> {
+        let descriptors: Vec<BorrowedFd> = granted.iter().map(AsFd::as_fd).collect();
+        self.running.cell.control().send(call, &descriptors)?;
+        let late = ChannelError::Malformed("no answer in two minutes");
+        timeout(CALL_LIMIT, self.running.recv()).await.unwrap_or(Err(late))
+    }
+
+    pub fn enforced(&self) -> &Enforced {
+        &self.running.enforced
+    }
+}
+
+/// The failure inside an error, if the machine is to blame for it.
+pub fn cannot_confine(error: &StartError) -> Option<&Failure> {
+    match error {
+        StartError::Refused(failure) if failure.cannot_confine() => Some(failure),
+        _ => None,
+    }
+}

@@ -1,0 +1,350 @@
+//! From a policy and the facts of the host to the confinement of one worker.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use zerostack_sandbox::{Access, Confinement, Identity, Limits, Mount, Network, Source, Syscalls};
+
+use super::host::Host;
+use crate::policy::{DiskView, Groups, Policy, RootGroup, ViewHome, WorkspaceView};
+
+/// Which rights of a mode a command gets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rights {
+    /// Nobody was asked.
+    Unasked,
+    /// A person, or a rule of the user, said yes to this command.
+    Granted,
+}
+
+/// What a command of these rights sees of the workspace.
+pub fn command_rights(policy: &Policy, rights: Rights) -> WorkspaceView {
+    match rights {
+        Rights::Unasked => policy.command.unasked,
+        Rights::Granted => policy.command.granted,
+    }
+}
+
+/// Variables that a cell keeps from the user's environment.
+const KEPT_VARIABLES: [&str; 22] = [
+    "PATH", "USER", "LOGNAME", "SHELL", "LANG", "LC_ALL", "LC_CTYPE", "TERM", "COLORTERM", "NO_COLOR", "TZ",
+    "CARGO_HOME", "RUSTUP_HOME", "GOPATH", "GOROOT", "JAVA_HOME", "NODE_PATH", "VIRTUAL_ENV", "PYENV_ROOT",
+    "NVM_DIR", "VOLTA_HOME", "RUSTUP_TOOLCHAIN",
+];
+
+/// Memory for private directories and copies where a policy does not limit memory, MiB.
+const SCRATCH_MIB: u64 = 4096;
+
+/// The confinement of the file worker: no program, no socket. `extra` are granted directories.
+pub fn file_worker(policy: &Policy, groups: &Groups, host: &Host, extra: &[PathBuf]) -> Confinement {
+    let mut view = View::new(policy, groups, host);
+    if policy.files.disk == DiskView::Host {
+        view.roots(&["host".to_owned()]);
+    }
+    view.workspace(policy.files.workspace, Git::ReadOnly);
+    for path in extra {
+        view.mounts.push(tree(path, None, Access::ReadOnly));
+    }
+    let directory = if view.sees_workspace { host.workspace.clone() } else { "/".into() };
+    let calls = Syscalls { exec: false, sockets: false, personality: false };
+    view.finish(directory, Network::None, calls, Vec::new())
+}
+
+/// The confinement of the worker that looks for names to protect: it must see them, so it can do
+/// nothing but list.
+pub fn scanner(policy: &Policy, groups: &Groups, host: &Host) -> Confinement {
+    let mut view = View::new(policy, groups, host);
+    view.workspace(WorkspaceView::ReadOnly, Git::ReadOnly);
+    let calls = Syscalls { exec: false, sockets: false, personality: false };
+    view.finish("/".into(), Network::None, calls, Vec::new())
+}
+
+/// The confinement of a command cell.
+pub fn command(policy: &Policy, groups: &Groups, host: &Host, rights: Rights) -> Confinement {
+    let mut view = View::new(policy, groups, host);
+    view.roots(&policy.view.roots);
+    let scratch = view.scratch_mib();
+    if policy.view.home == ViewHome::Empty {
+        let home = Mount::Empty { target: host.home.clone(), size_mib: scratch, access: Access::ReadWrite };
+        view.mounts.push(home);
+        view.mounts.push(Mount::Empty {
+            target: "/tmp".into(),
+            size_mib: scratch,
+            access: Access::ReadWrite,
+        });
+        view.mounts.push(Mount::Empty {
+            target: "/var/tmp".into(),
+            size_mib: scratch,
+            access: Access::ReadWrite,
+        });
+    }
+    // In order of depth, so that no tree hides another one below it.
+    view.mounts.sort_by_key(|mount| mount.target().components().count());
+    let git = if policy.view.home == ViewHome::Host { Git::Writable } else { Git::ReadOnly };
+    view.workspace(command_rights(policy, rights), git);
+    let directory = if view.sees_workspace { host.workspace.clone() } else { "/tmp".into() };
+    let network = if policy.view.loopback { Network::Loopback } else { Network::None };
+    let calls = Syscalls {
+        exec: true,
+        sockets: policy.view.sockets,
+        personality: policy.view.personality,
+    };
+    view.finish(directory, network, calls, environment(host))
+}
+
+fn environment(host: &Host) -> Vec<(String, String)> {
+    let kept = |name: &&str| {
+        let value = host.environment.iter().find(|(known, _)| known == *name)?;
+        Some(value.clone())
+    };
+    let mut environment: Vec<_> = KEPT_VARIABLES.iter().filter_map(|name| kept(&name)).collect();
+    environment.push(("HOME".into(), host.home.display().to_string()));
+    environment.push(("TMPDIR".into(), "/tmp".into()));
+    // Nothing can page or ask inside a cell.
+    for (name, value) in [("PAGER", "cat"), ("GIT_PAGER", "cat"), ("GIT_TERMINAL_PROMPT", "0")] {
+        environment.push((name.into(), value.into()));
+    }
+    environment
+}
+
+/// What of `.git` a command may change.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Git {
+    ReadOnly,
+    /// All but hooks and settings.
+    Writable,
+}
+
+/// A view under construction.
+struct View<'a> {
+    policy: &'a Policy,
+    groups: &'a Groups,
+    host: &'a Host,
+    mounts: Vec<Mount>,
+    sees_disk: bool,
+    sees_workspace: bool,
+}
+
+fn tree(path: &Path, identity: Option<Identity>, access: Access) -> Mount {
+    Mount::Tree { source: Source { path: path.to_owned(), identity }, target: path.to_owned(), access }
+}
+
+impl<'a> View<'a> {
+    fn new(policy: &'a Policy, groups: &'a Groups, host: &'a Host) -> View<'a> {
+        View { policy, groups, host, mounts: Vec::new(), sees_disk: false, sees_workspace: false }
+    }
+
+    fn scratch_mib(&self) -> u64 {
+        self.policy.limits.memory_mib.0.unwrap_or(SCRATCH_MIB).min(SCRATCH_MIB)
+    }
+
+    fn expand(&self, path: &str) -> PathBuf {
+        match path {
+            "~" => self.host.home.clone(),
+            path => match path.strip_prefix("~/") {
+                Some(rest) => self.host.home.join(rest),
+                None => path.into(),
+            },
+        }
+    }
+
+    /// Adds the groups of `roots.toml` by name; what does not exist is left out.
+    fn roots(&mut self, names: &[String]) {
+        for name in names {
+            if let Some(group) = self.groups.roots.get(name) {
+                self.root_group(group);
+            }
+        }
+    }
+
+    fn root_group(&mut self, group: &RootGroup) {
+        let lists = [(&group.read_only, Access::ReadOnly), (&group.read_write, Access::ReadWrite)];
+        for (paths, access) in lists {
+            for path in paths {
+                let path = self.expand(path);
+                if path == Path::new("/") {
+                    self.sees_disk = true;
+                    self.whole_disk(access);
+                } else {
+                    self.existing(&path, access);
+                }
+            }
+        }
+        for path in &group.copy {
+            let path = self.expand(path);
+            if path.is_dir() {
+                let source = Source::fixed(&path);
+                self.mounts.push(Mount::Copy { source, target: path, size_mib: self.scratch_mib() });
+            }
+        }
+        for path in &group.hide {
+            let target = self.expand(path);
+            if target.is_dir() {
+                self.mounts.push(Mount::Empty { target, size_mib: 1, access: Access::ReadOnly });
+            }
+        }
+    }
+
+    fn existing(&mut self, path: &Path, access: Access) {
+        match std::fs::symlink_metadata(path) {
+            Err(_) => {}
+            Ok(facts) if facts.is_symlink() && !self.sees_disk => {
+                if let Ok(to) = path.read_link() {
+                    self.mounts.push(Mount::Link { target: path.to_owned(), to });
+                }
+            }
+            Ok(_) => self.mounts.push(tree(path, None, access)),
+        }
+    }
+
+    /// Every directory of `/` but those that a cell gets afresh. The root itself is not mounted, so
+    /// that nothing appears in a cell because it appeared on the host.
+    fn whole_disk(&mut self, access: Access) {
+        let Ok(entries) = std::fs::read_dir("/") else { return };
+        let mut paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+        paths.sort();
+        let own = ["/dev", "/proc", "/sys", "/run"];
+        paths.retain(|path| !own.iter().any(|own| Path::new(own) == path));
+        for path in paths {
+            match std::fs::symlink_metadata(&path) {
+                Ok(facts) if facts.is_symlink() => {
+                    if let Ok(to) = path.read_link() {
+                        self.mounts.push(Mount::Link { target: path, to });
+                    }
+                }
+                Ok(facts) if facts.is_dir() => self.mounts.push(tree(&path, None, access)),
+                _ => {}
+            }
+        }
+    }
+
+    /// Adds the workspace and the added directories.
+    fn workspace(&mut self, view: WorkspaceView, git: Git) {
+        let host = self.host;
+        let access = match view {
+            WorkspaceView::None => return,
+            WorkspaceView::ReadWrite => Access::ReadWrite,
+            WorkspaceView::ReadOnly | WorkspaceView::Copy => Access::ReadOnly,
+        };
+        self.sees_workspace = true;
+        let workspace = Source {
+            path: host.workspace.clone(),
+            identity: Some(host.workspace_identity),
+        };
+        self.mounts.push(match view {
+            WorkspaceView::Copy => Mount::Copy {
+                source: workspace,
+                target: host.workspace.clone(),
+                size_mib: self.scratch_mib(),
+            },
+            _ => Mount::Tree { source: workspace, target: host.workspace.clone(), access },
+        });
+        for added in &host.added {
+            let access = if added.access == Access::ReadOnly { Access::ReadOnly } else { access };
+            self.mounts.push(tree(&added.path, Some(added.identity), access));
+        }
+        if view == WorkspaceView::ReadWrite {
+            self.protect(git);
+        }
+        let hidden = host.found.secrets.iter().chain(&host.found.sockets);
+        for path in hidden {
+            self.cover(&host.workspace, path);
+        }
+    }
+
+    /// Makes what other programs obey read-only, and keeps the directories above it in their place.
+    fn protect(&mut self, git: Git) {
+        let host = self.host;
+        let mut pinned = BTreeSet::new();
+        for path in &host.found.git {
+            self.pin_ancestors(&host.workspace, path, &mut pinned);
+            let whole = host.workspace.join(path);
+            let complete = ["hooks", "config"].iter().all(|name| whole.join(name).exists());
+            if git == Git::ReadOnly || !complete {
+                self.pin(&host.workspace, path, Access::ReadOnly);
+                continue;
+            }
+            self.pin(&host.workspace, path, Access::ReadWrite);
+            for name in &self.groups.protected.git.names {
+                self.pin(&host.workspace, &path.join(name), Access::ReadOnly);
+            }
+        }
+        for name in &self.groups.protected.workspace.names {
+            if std::fs::symlink_metadata(host.workspace.join(name)).is_ok() {
+                self.pin(&host.workspace, Path::new(name), Access::ReadOnly);
+            }
+        }
+    }
+
+    fn pin(&mut self, tree: &Path, path: &Path, access: Access) {
+        self.mounts.push(Mount::Pin { tree: tree.to_owned(), path: path.to_owned(), access });
+    }
+
+    fn pin_ancestors(&mut self, tree: &Path, path: &Path, pinned: &mut BTreeSet<PathBuf>) {
+        let mut above: Vec<&Path> = path.ancestors().skip(1).collect();
+        above.retain(|part| !part.as_os_str().is_empty());
+        for part in above.into_iter().rev() {
+            if pinned.insert(tree.join(part)) {
+                self.pin(tree, part, Access::ReadWrite);
+            }
+        }
+    }
+
+    fn cover(&mut self, tree: &Path, path: &Path) {
+        self.mounts.push(Mount::Cover { tree: tree.to_owned(), path: path.to_owned() });
+    }
+
+    /// Covers credentials and our own directories wherever the view would show them.
+    fn cover_secrets(&mut self) {
+        let host = self.host;
+        let mut pinned = BTreeSet::new();
+        let mut hidden: Vec<PathBuf> = Vec::new();
+        if self.sees_disk {
+            let names = &self.groups.secrets.home.names;
+            hidden.extend(names.iter().map(|name| host.home.join(name)));
+            hidden.extend(self.groups.secrets.machine.names.iter().map(PathBuf::from));
+        }
+        hidden.extend(host.own.iter().cloned());
+        for path in hidden {
+            // The innermost tree that shows it is where it has to be covered.
+            let shown = |mount: &&Mount| {
+                matches!(mount, Mount::Tree { .. } | Mount::Copy { .. })
+                    && path.starts_with(mount.target())
+                    && path != mount.target()
+            };
+            let trees = self.mounts.iter().filter(shown).map(Mount::target);
+            let Some(tree) = trees.max_by_key(|tree| tree.components().count()) else { continue };
+            let Ok(below) = path.strip_prefix(&tree).map(Path::to_owned) else { continue };
+            if std::fs::symlink_metadata(&path).is_ok() {
+                self.pin_ancestors(&tree, &below, &mut pinned);
+                self.cover(&tree, &below);
+            }
+        }
+    }
+
+    fn finish(
+        mut self,
+        directory: PathBuf,
+        network: Network,
+        syscalls: Syscalls,
+        environment: Vec<(String, String)>,
+    ) -> Confinement {
+        self.cover_secrets();
+        let limits = &self.policy.limits;
+        Confinement {
+            mounts: self.mounts,
+            directory,
+            network,
+            syscalls,
+            limits: Limits {
+                processes: limits.processes,
+                memory_mib: limits.memory_mib.0,
+                file_mib: limits.file_mib.0,
+                cpu_seconds: limits.cpu_seconds.0,
+                descriptors: limits.descriptors,
+            },
+            environment,
+            unreachable: self.host.own.clone(),
+        }
+    }
+}

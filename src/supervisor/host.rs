@@ -1,0 +1,160 @@
+//! Facts about the machine and the user that a policy is applied to, found once at start.
+
+use std::ffi::OsString;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Component, Path, PathBuf};
+
+use zerostack_sandbox::{Access, Identity};
+
+use crate::policy::Place;
+use crate::wire::Found;
+
+/// Where the session works.
+#[derive(Debug, Clone)]
+pub struct Host {
+    pub home: PathBuf,
+    pub workspace: PathBuf,
+    pub workspace_identity: Identity,
+    pub added: Vec<AddedDirectory>,
+    /// Our own directories: configuration, sessions, state. No cell ever sees them.
+    pub own: Vec<PathBuf>,
+    /// The environment the user started us with, for the few variables that cells keep.
+    pub environment: Vec<(String, String)>,
+    /// Names in the workspace that need protection.
+    pub found: Found,
+}
+
+/// A directory given by `--add-dir`.
+#[derive(Debug, Clone)]
+pub struct AddedDirectory {
+    pub path: PathBuf,
+    pub identity: Identity,
+    pub access: Access,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum HostError {
+    #[error("HOME is not set to an absolute path; zerostack needs it to know what to hide")]
+    NoHome,
+    #[error("the working directory cannot be used: {0}")]
+    NoDirectory(std::io::Error),
+    #[error("{0} is too much for a workspace: start zerostack in a project's directory")]
+    TooWide(PathBuf),
+    #[error("--add-dir {0}: {1}")]
+    AddedDirectory(PathBuf, String),
+}
+
+fn identity(path: &Path) -> std::io::Result<Identity> {
+    let facts = std::fs::metadata(path)?;
+    Ok(Identity { device: facts.dev(), inode: facts.ino() })
+}
+
+impl Host {
+    /// Looks around. `added` are the texts of `--add-dir`.
+    pub fn find(
+        environment: impl Iterator<Item = (OsString, OsString)>,
+        added: &[String],
+    ) -> Result<Host, HostError> {
+        let utf8 = |(name, value): (OsString, OsString)| {
+            Some((name.into_string().ok()?, value.into_string().ok()?))
+        };
+        let environment: Vec<(String, String)> = environment.filter_map(utf8).collect();
+        let variable = |name: &str| {
+            environment.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
+        };
+        let home = variable("HOME").map(PathBuf::from).filter(|home| home.is_absolute());
+        let home = home.ok_or(HostError::NoHome)?;
+        let home = home.canonicalize().unwrap_or(home);
+        let workspace = std::env::current_dir().and_then(|path| path.canonicalize());
+        let workspace = workspace.map_err(HostError::NoDirectory)?;
+        refuse_wide(&workspace, &home)?;
+        let own = ["CONFIG:.config", "DATA:.local/share", "STATE:.local/state", "CACHE:.cache"];
+        let own = own.map(|entry| {
+            let (name, default) = entry.split_once(':').unwrap_or((entry, ""));
+            let base = variable(&format!("XDG_{name}_HOME")).map(PathBuf::from);
+            base.filter(|base| base.is_absolute()).unwrap_or(home.join(default)).join("zerostack")
+        });
+        Ok(Host {
+            workspace_identity: identity(&workspace).map_err(HostError::NoDirectory)?,
+            added: added.iter().map(|text| add(text, &home)).collect::<Result<_, _>>()?,
+            own: own.into(),
+            home,
+            workspace,
+            environment,
+            found: Found::default(),
+        })
+    }
+
+    /// The workspace and the added directories.
+    pub fn roots(&self) -> impl Iterator<Item = &Path> {
+        let added = self.added.iter().map(|added| added.path.as_path());
+        std::iter::once(self.workspace.as_path()).chain(added)
+    }
+
+    /// What a path from the model means: absolute, links resolved as far as it exists. Only the
+    /// names are looked at.
+    pub fn resolve(&self, given: &str) -> Place {
+        let given = match given.strip_prefix("~/") {
+            Some(rest) => self.home.join(rest),
+            None if given == "~" => self.home.clone(),
+            None => self.workspace.join(given),
+        };
+        let path = resolved(&normal(&given), 0);
+        let inside = self.roots().filter_map(|root| path.strip_prefix(root).ok());
+        let inside = inside.min_by_key(|rest| rest.as_os_str().len()).map(Path::to_owned);
+        Place { path, inside }
+    }
+}
+
+fn refuse_wide(path: &Path, home: &Path) -> Result<(), HostError> {
+    let wide = home.starts_with(path)
+        || ["/usr", "/etc", "/var", "/proc", "/sys", "/dev", "/run", "/tmp", "/home", "/root", "/opt"]
+            .iter()
+            .any(|wide| Path::new(wide) == path)
+        || ["/proc", "/sys", "/dev"].iter().any(|never| path.starts_with(never));
+    if wide { Err(HostError::TooWide(path.to_owned())) } else { Ok(()) }
+}
+
+fn add(text: &str, home: &Path) -> Result<AddedDirectory, HostError> {
+    let (text, access) = match text.strip_suffix(":ro") {
+        Some(text) => (text, Access::ReadOnly),
+        None => (text, Access::ReadWrite),
+    };
+    let failed = |error: std::io::Error| HostError::AddedDirectory(text.into(), error.to_string());
+    let path = Path::new(text).canonicalize().map_err(failed)?;
+    if !path.is_dir() {
+        return Err(HostError::AddedDirectory(path, "it is not a directory".into()));
+    }
+    refuse_wide(&path, home)?;
+    Ok(AddedDirectory { identity: identity(&path).map_err(failed)?, path, access })
+}
+
+/// Folds `.` and `..` without looking at the disk.
+fn normal(path: &Path) -> PathBuf {
+    let mut normal = PathBuf::new();
+    for part in path.components() {
+        match part {
+            Component::ParentDir => {
+                normal.pop();
+            }
+            Component::CurDir => {}
+            other => normal.push(other),
+        }
+    }
+    normal
+}
+
+/// Resolves links in the part of the path that exists; a dangling link resolves to where it points.
+fn resolved(path: &Path, depth: usize) -> PathBuf {
+    if let Ok(path) = path.canonicalize() {
+        return path;
+    }
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+        return path.to_owned();
+    };
+    let parent = resolved(parent, depth);
+    match parent.join(name).read_link() {
+        Ok(to) if depth < 40 => resolved(&normal(&parent.join(to)), depth + 1),
+        _ => parent.join(name),
+    }
+}

@@ -1,0 +1,19 @@
+//! The privileged side: it holds the keys and the network, decides, and asks the launcher for cells.
+//! It opens no project file on the model's behalf except to hand one granted descriptor to a worker,
+//! and runs no command.
+
+mod broker;
+mod cells;
+mod confine;
+mod host;
+mod net;
+mod run;
+mod vault;
+
+pub use broker::{Broker, Grant};
+pub use cells::{Cells, CommandEnd, CommandRequest, Running};
+pub use confine::{Rights, command, command_rights, file_worker, scanner};
+pub use host::{AddedDirectory, Host, HostError};
+pub use net::{Backend, Network, Recorder};
+pub use run::{AgentEvent, CallRecord, Denial, RunResult, Session, Tell};
+pub use vault::{Key, Vault};

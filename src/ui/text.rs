@@ -1,0 +1,56 @@
+//! The one gate for text from models, files and programs on its way to a terminal.
+
+/// Characters that change what a terminal does or how a line reads: controls, direction overrides,
+/// invisible ones. They become visible.
+pub fn clean(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for character in text.chars() {
+        match character {
+            '\n' | '\t' => out.push(character),
+            '\r' => {}
+            _ if character.is_control() || is_deceptive(character) => {
+                out.extend(character.escape_unicode());
+            }
+            _ => out.push(character),
+        }
+    }
+    out
+}
+
+/// One line of at most `width` characters.
+pub fn line(text: &str, width: usize) -> String {
+    let text = clean(text).replace(['\n', '\t'], " ");
+    match text.char_indices().nth(width) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text,
+    }
+}
+
+fn is_deceptive(character: char) -> bool {
+    matches!(character,
+        '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
+        | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn escapes_overrides_and_invisible_characters_become_visible() {
+        assert_eq!(clean("a\u{1b}[31mb\u{9b}c"), "a\\u{1b}[31mb\\u{9b}c");
+        assert_eq!(clean("x\u{202e}y\u{200b}z\r\n"), "x\\u{202e}y\\u{200b}z\n");
+        assert_eq!(line("a\nb\tc", 3), "a b…");
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_that_controls_a_terminal_gets_through(text in any::<String>()) {
+            for character in clean(&text).chars() {
+                prop_assert!(matches!(character, '\n' | '\t') || !character.is_control());
+                prop_assert!(!is_deceptive(character));
+            }
+        }
+    }
+}
