@@ -22,6 +22,9 @@ const STAGE: &str = "/tmp";
 const COVER_DIRECTORY: &str = ".cover-directory";
 const COVER_FILE: &str = ".cover-file";
 
+/// Process 1 of a cell is ours; what a process may not trace, it does not see.
+const HIDE_INIT: &str = "hidepid=ptraceable";
+
 const DEVICES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
 
 /// A detached tree for each mount that has a source, in the same order.
@@ -288,7 +291,8 @@ fn mount_proc(root: BorrowedFd, processes: u64) -> Result<ProcessLimit, Failure>
     let proc = Path::new("/proc");
     let place = ensure(root, proc, true).on(Step::Proc, proc)?;
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
-    mount(Some("proc"), &by_descriptor(&place), Some("proc"), flags, None::<&str>).at(Step::Proc)?;
+    mount(Some("proc"), &by_descriptor(&place), Some("proc"), flags, Some(HIDE_INIT))
+        .at(Step::Proc)?;
     let fresh = look_up(root, proc).at(Step::Proc)?;
     write_setting(&fresh, "sys/user/max_user_namespaces", "0").at(Step::NestedNamespaces)?;
     // 300 is what the kernel keeps for itself; a smaller value is refused.

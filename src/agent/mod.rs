@@ -25,6 +25,8 @@ pub enum Effect {
     /// Run this call; several may be asked for at once and may run at the same time. `warned` calls
     /// are repeats that need a yes even where the mode would not ask.
     RunTool { call: ToolCall, repeated: bool },
+    /// A call that cannot even be tried, with what the model is told.
+    Refuse { call: ToolCall, text: String },
     Tell(Note),
     Finish(Outcome),
 }
@@ -146,7 +148,6 @@ impl Agent {
             effects.push(Effect::Finish(Outcome::Done { answer: text }));
             return effects;
         }
-        let mut ended = Vec::new();
         for call in calls {
             let (verdict, times) = self.repeats.see(&call);
             let warning = (verdict != Verdict::Fresh).then(|| {
@@ -155,16 +156,12 @@ impl Agent {
             });
             self.pending.push_back((call.clone(), None, warning));
             match self.refusal(&call) {
-                Some(why) => ended.push((call.id, why)),
+                Some(text) => effects.push(Effect::Refuse { call, text }),
                 None => {
                     let repeated = verdict == Verdict::Stop;
                     effects.push(Effect::RunTool { call, repeated });
                 }
             }
-        }
-        for (id, text) in ended {
-            let result = ToolResult { status: ToolStatus::Error, text };
-            effects.extend(self.tool_ended(&id, result));
         }
         effects
     }
@@ -288,8 +285,8 @@ mod tests {
         let mut agent = agent(9);
         agent.on(Event::Prompt("p".into()));
         let effects = agent.on(asks(&[("a", "reed", "{}"), ("b", "read", "{\"x"), ("c", "read", "[]")]));
-        assert!(!effects.iter().any(|effect| matches!(effect, Effect::RunTool { .. })));
-        assert_eq!(request(&effects).messages.len(), 6);
+        assert!(effects.iter().all(|effect| matches!(effect, Effect::Refuse { .. })));
+        assert_eq!(effects.len(), 3);
     }
 
     #[test]

@@ -26,10 +26,7 @@ use crate::ui::text;
 const INPUT_LIMIT: u64 = 10 * 1024 * 1024;
 
 pub fn run(launcher: Launcher, flags: RunFlags) -> Result<u8, Report> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| Report::error(format!("cannot start: {error}")))?;
+    let runtime = start::runtime()?;
     let code = runtime.block_on(headless(launcher, flags));
     // A blocked thread of the runtime must not hold up the exit.
     runtime.shutdown_background();
@@ -59,7 +56,7 @@ async fn headless(launcher: Launcher, flags: RunFlags) -> Result<u8, Report> {
         .await
         .map_err(|error| start::start_report(&error))?;
     if broker.host().found.incomplete {
-        eprintln!("warning: the workspace is too large to look through: secret names deep in it are not covered");
+        start::warn_incomplete();
     }
     let settings = Settings {
         model: model.name.clone(),

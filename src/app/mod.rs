@@ -37,7 +37,7 @@ pub fn run() -> ExitCode {
 fn dispatch(cli: Cli) -> Result<u8, Report> {
     match cli.command {
         Some(Command::Policy { command: PolicyCommand::Show { mode, json } }) => {
-            policy::show(mode, json)
+            policy::show(launcher()?, mode, json)
         }
         Some(Command::Sandbox(flags)) => sandbox::run(launcher()?, &flags),
         Some(Command::Doctor { json }) => doctor::run(launcher(), json),

@@ -3,15 +3,20 @@
 use std::fmt::Write as _;
 
 use serde_json::{Value, json};
-use zerostack_sandbox::{Access, Confinement, Grant, Mount, landlock_rules, refused_calls};
+use zerostack_sandbox::{
+    Access, Confinement, Grant, Launcher, Mount, landlock_rules, refused_calls,
+};
 
 use super::start;
 use crate::policy::{Groups, Mode, Policy};
 use crate::report::Report;
-use crate::supervisor::{Host, Rights, command, command_rights, file_worker};
+use crate::supervisor::{Cells, Host, Rights, command, command_rights, file_worker};
 
-pub fn show(mode: Option<Mode>, json: bool) -> Result<u8, Report> {
-    let host = start::host(&[])?;
+pub fn show(launcher: Launcher, mode: Option<Mode>, json: bool) -> Result<u8, Report> {
+    let mut host = start::host(&[])?;
+    let cells = Cells::new(launcher);
+    let (groups, policy) = start::policy(Mode::Standard)?;
+    start::scan(&cells, &policy, &groups, &mut host)?;
     let modes = mode.map_or_else(|| Mode::ALL.to_vec(), |mode| vec![mode]);
     let mut shown = Vec::new();
     for mode in modes {

@@ -17,11 +17,13 @@ use zerostack_sandbox::{
 use super::start;
 use crate::cli::SandboxFlags;
 use crate::report::Report;
-use crate::supervisor::{Rights, command};
+use crate::supervisor::{Cells, Rights, command};
 
 pub fn run(launcher: Launcher, flags: &SandboxFlags) -> Result<u8, Report> {
-    let host = start::host(&flags.scope.add_dir)?;
+    let mut host = start::host(&flags.scope.add_dir)?;
     let (groups, policy) = start::policy(flags.mode.mode())?;
+    let cells = Cells::new(launcher);
+    start::scan(&cells, &policy, &groups, &mut host)?;
     // The user typed the command: that is the yes.
     let confinement = command(&policy, &groups, &host, Rights::Granted);
     let argv = flags.command.iter().map(|word| word.as_bytes().to_vec()).collect();
@@ -33,7 +35,8 @@ pub fn run(launcher: Launcher, flags: &SandboxFlags) -> Result<u8, Report> {
         streams.into_iter().zip(terminals).filter(|(_, terminal)| !terminal).map(|(fd, _)| fd).collect();
     // Blocked before any thread starts, so that only the signal thread takes them.
     let signals = if stdio == Stdio::Passed { SigSet::empty() } else { watched_signals()? };
-    let mut cell = launcher
+    let mut cell = cells
+        .launcher()
         .spawn(&confinement, &Program::Command { argv, stdio }, &passed)
         .map_err(|failure| start::failure_report(&failure))?;
     let (_, master) = cell.started(true).map_err(|error| start::start_report(&error))?;

@@ -7,7 +7,7 @@ use zerostack_sandbox::{Failure, StartError};
 use crate::cli::RunFlags;
 use crate::policy::{Action, Groups, Mode, Policy, Rule};
 use crate::report::{ExitKind, Report};
-use crate::supervisor::{Host, HostError};
+use crate::supervisor::{self, Cells, Host, HostError};
 
 /// Facts of the host, or why this place is no workspace.
 pub fn host(add_dir: &[String]) -> Result<Host, Report> {
@@ -22,6 +22,28 @@ pub fn policy(mode: Mode) -> Result<(Groups, Policy), Report> {
     let groups = Groups::load().map_err(Report::error)?;
     let policy = Policy::load(mode, &groups).map_err(Report::error)?;
     Ok((groups, policy))
+}
+
+/// Looks through the workspace for names to protect.
+pub fn scan(cells: &Cells, policy: &Policy, groups: &Groups, host: &mut Host) -> Result<(), Report> {
+    let found = runtime()?.block_on(supervisor::scan(cells, policy, groups, host));
+    host.found = found.map_err(|error| start_report(&error))?;
+    if host.found.incomplete {
+        warn_incomplete();
+    }
+    Ok(())
+}
+
+pub fn warn_incomplete() {
+    eprintln!("warning: the workspace is too large to look through: secret names deep in it are not covered");
+}
+
+/// One thread is enough: the work is done in cells and by the model's server.
+pub fn runtime() -> Result<tokio::runtime::Runtime, Report> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Report::error(format!("cannot start: {error}")))
 }
 
 /// The rules of the command line.

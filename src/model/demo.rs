@@ -111,7 +111,7 @@ fn summary(turn: &[Message]) -> String {
 /// The layer that refused, told from what the tool returned.
 fn layer(result: &str) -> &'static str {
     let signs = [
-        ("Denied", "refused by the policy, before any cell was asked"),
+        ("denied in", "refused by the policy, before any cell was asked"),
         ("Network is unreachable", "refused by the kernel: the cell's network namespace has no way out"),
         ("Operation not permitted", "refused by the kernel: the system call filter (seccomp)"),
         ("Permission denied", "refused by the kernel: Landlock and a cover mount"),

@@ -4,7 +4,7 @@ use std::path::{Component, Path, PathBuf};
 
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 
-use super::rule::{Action, Rule};
+use super::rule::{Action, Rule, cover_command};
 use super::schema::{Groups, ModeRule, Names, Policy, When};
 use super::shell::analyse;
 
@@ -95,8 +95,8 @@ impl Judge {
         }
         let grantable =
             action != Action::Deny || self.policy.otherwise.grantable.contains(&call.tool);
-        if let Some(rule) = of_user(Action::Allow).filter(|_| grantable) {
-            return Decision::Grant { rule: rule.to_string() };
+        if let Some(rule) = self.allowed(call).filter(|_| grantable) {
+            return Decision::Grant { rule };
         }
         if let Subject::Command(text) = &call.subject
             && let Some(why) = self.groups.commands.destructive(&analyse(text))
@@ -107,6 +107,18 @@ impl Judge {
             Action::Deny => Decision::Deny { reason },
             Action::Allow | Action::Ask => Decision::Ask { reason },
         }
+    }
+
+    /// The rules of the user that allow a call: one that names it, or several that cover a command.
+    fn allowed(&self, call: &Call) -> Option<String> {
+        let allowing: Vec<&Rule> =
+            self.rules.iter().filter(|rule| rule.action == Action::Allow).collect();
+        if let Some(rule) = allowing.iter().find(|rule| rule.fits(call)) {
+            return Some(rule.to_string());
+        }
+        let Subject::Command(text) = &call.subject else { return None };
+        let covered = call.tool == "bash" && cover_command(&allowing, text);
+        covered.then(|| "allow rules for every part of the command".to_owned())
     }
 
     fn rule_fits(&self, rule: &ModeRule, call: &Call) -> bool {

@@ -68,10 +68,10 @@ impl Rule {
         Ok(Rule { action, tool: tool.to_owned(), pattern: pattern.to_owned(), glob })
     }
 
-    /// Whether the rule is about `call`. An allowing bash rule must cover every part of the command;
-    /// a denying or asking one needs to meet one of them.
+    /// Whether the rule is about `call`. For a command: about the whole text or, unless the rule
+    /// allows, about any part of it.
     pub fn fits(&self, call: &Call) -> bool {
-        if self.tool != "*" && self.tool != call.tool {
+        if !self.is_about(&call.tool) {
             return false;
         }
         match &call.subject {
@@ -79,8 +79,18 @@ impl Rule {
             Subject::Path(place) => {
                 self.glob.as_ref().is_none_or(|glob| glob.is_match(&place.path))
             }
-            Subject::Command(text) => self.fits_command(text),
+            Subject::Command(text) if self.pattern == "**" || self.pattern == *text => true,
+            Subject::Command(_) if self.action == Action::Allow => false,
+            Subject::Command(text) => {
+                let parts = analyse(text).commands;
+                wildcard(&self.pattern, text)
+                    || parts.iter().any(|words| wildcard(&self.pattern, &joined(words)))
+            }
         }
+    }
+
+    fn is_about(&self, tool: &str) -> bool {
+        self.tool == "*" || self.tool == tool
     }
 
     /// The glob of paths the rule denies to a tool that walks directories: what must not be read must
@@ -89,21 +99,17 @@ impl Rule {
         let about = self.tool == "*" || self.tool == tool || self.tool == "read";
         self.glob.as_ref().filter(|_| about).map(|glob| glob.glob().glob().to_owned())
     }
+}
 
-    fn fits_command(&self, text: &str) -> bool {
-        if self.pattern == "**" || self.pattern == text {
-            return true;
-        }
-        let shell = analyse(text);
-        let parts: Vec<String> = shell.commands.iter().map(|words| joined(words)).collect();
-        let part = |part: &String| wildcard(&self.pattern, part);
-        match self.action {
-            // Redirections, expansions and the like go further than the words; to allow one of
-            // those, the rule must be the exact command.
-            Action::Allow => shell.plain && !parts.is_empty() && parts.iter().all(part),
-            Action::Ask | Action::Deny => wildcard(&self.pattern, text) || parts.iter().any(part),
-        }
-    }
+/// Whether allowing rules together cover every part of a command. Redirections, expansions and the
+/// like go further than the words; to allow one of those, a rule must be the exact command.
+pub(super) fn cover_command(rules: &[&Rule], text: &str) -> bool {
+    let shell = analyse(text);
+    let covered = |words: &Vec<Option<String>>| {
+        let part = joined(words);
+        rules.iter().any(|rule| rule.is_about("bash") && wildcard(&rule.pattern, &part))
+    };
+    shell.plain && !shell.commands.is_empty() && shell.commands.iter().all(covered)
 }
 
 fn joined(words: &[Option<String>]) -> String {
@@ -146,7 +152,7 @@ mod tests {
     fn fits(action: Action, rule: &str, command: &str) -> bool {
         let rule = Rule::parse(action, rule, Path::new("/w")).unwrap();
         let subject = Subject::Command(command.to_owned());
-        rule.fits(&Call { tool: "bash".into(), subject })
+        rule.fits(&Call { tool: "bash".into(), subject }) || cover_command(&[&rule], command)
     }
 
     #[test]
@@ -165,7 +171,9 @@ mod tests {
     #[test]
     fn a_denying_rule_meets_any_part() {
         for command in ["curl x", "ls; curl x", "echo $(curl x)", "sh -c 'curl x'", "env curl x"] {
-            assert!(fits(Action::Deny, "bash(curl*)", command), "{command}");
+            let rule = Rule::parse(Action::Deny, "bash(curl*)", Path::new("/w")).unwrap();
+            let subject = Subject::Command(command.to_owned());
+            assert!(rule.fits(&Call { tool: "bash".into(), subject }), "{command}");
         }
     }
 

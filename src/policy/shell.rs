@@ -292,7 +292,7 @@ impl Shell {
             self.commands.push(words);
             return;
         };
-        self.plain = false;
+        let whole = words.clone();
         let mut rest = words.into_iter().skip(1).peekable();
         let is_option = |word: &Option<String>| {
             word.as_deref().is_none_or(|word| word.starts_with('-') || word.contains('='))
@@ -303,9 +303,12 @@ impl Shell {
             }
         }
         let rest: Vec<_> = rest.skip(*operands).collect();
-        if depth >= NESTING_LIMIT {
+        if rest.is_empty() {
+            self.commands.push(whole);
+        } else if depth >= NESTING_LIMIT {
             self.understood = false;
-        } else if !rest.is_empty() {
+        } else {
+            self.plain = false;
             self.unwrapped(rest, depth + 1);
         }
     }

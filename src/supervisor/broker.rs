@@ -50,7 +50,7 @@ struct PathArgument {
 impl Broker {
     /// Starts the file worker, which also shows that this machine can confine.
     pub async fn start(cells: Cells, judge: Judge, mut host: Host) -> Result<Broker, StartError> {
-        host.found = scan(&cells, &judge, &host).await?;
+        host.found = scan(&cells, judge.policy(), judge.groups(), &host).await?;
         let worker = file_worker(&cells, &judge, &host, &[]).await?;
         let enforced = worker.enforced().clone();
         let tools = definitions();
@@ -319,11 +319,16 @@ async fn file_worker(
 
 /// Finds the names in the workspace that need protection, in a worker that sees only the workspace
 /// and cannot change it.
-async fn scan(cells: &Cells, judge: &Judge, host: &Host) -> Result<Found, StartError> {
-    let confinement = confine::scanner(judge.policy(), judge.groups(), host);
+pub async fn scan(
+    cells: &Cells,
+    policy: &policy::Policy,
+    groups: &policy::Groups,
+    host: &Host,
+) -> Result<Found, StartError> {
+    let confinement = confine::scanner(policy, groups, host);
     let hello = Hello { roots: vec![host.workspace.clone()] };
     let worker = FileWorker::start(cells, &confinement, &hello).await?;
-    let names = &judge.groups().secrets.workspace;
+    let names = &groups.secrets.workspace;
     let wanted = ScanFor { secrets: names.names.clone(), except: names.except.clone() };
     let arguments = serde_json::to_string(&wanted)
         .map_err(|_| ChannelError::Malformed("the scan cannot be asked for"))?;

@@ -63,6 +63,10 @@ impl Cells {
         Cells { launcher }
     }
 
+    pub fn launcher(&self) -> &Launcher {
+        &self.launcher
+    }
+
     /// Starts a cell and waits until it has verified itself.
     pub async fn start(
         &self,

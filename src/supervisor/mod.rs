@@ -10,7 +10,7 @@ mod net;
 mod run;
 mod vault;
 
-pub use broker::{Broker, Grant};
+pub use broker::{Broker, Grant, scan};
 pub use cells::{Cells, CommandEnd, CommandRequest, Running};
 pub use confine::{Rights, command, command_rights, file_worker, scanner};
 pub use host::{AddedDirectory, Host, HostError};

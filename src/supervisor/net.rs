@@ -106,7 +106,7 @@ impl Network {
         let mut pause = FIRST_PAUSE;
         let mut number = 1;
         loop {
-            match self.attempt(&body, tell).await {
+            match self.attempt(&body, &request.model, tell).await {
                 Ok(answer) => return Ok(answer),
                 Err(attempt) if attempt.again && number < TRIES => {
                     tokio::time::sleep(attempt.after.unwrap_or(pause).min(LONGEST_PAUSE)).await;
@@ -121,6 +121,7 @@ impl Network {
     async fn attempt(
         &self,
         body: &str,
+        model: &str,
         tell: &mut dyn FnMut(StreamEvent),
     ) -> Result<Answer, Attempt> {
         let mut post = self.client.post(&self.url).header(CONTENT_TYPE, "application/json");
@@ -137,7 +138,7 @@ impl Network {
             }
         };
         if response.status() != StatusCode::OK {
-            return Err(self.refused(response).await);
+            return Err(self.refused(response, model).await);
         }
         self.stream(response, tell).await
     }
@@ -164,7 +165,7 @@ impl Network {
         decoder.finish().map_err(|error| Attempt { error, again: !told, after: None })
     }
 
-    async fn refused(&self, response: Response) -> Attempt {
+    async fn refused(&self, response: Response, model: &str) -> Attempt {
         let status = response.status();
         let after = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok());
         let after = after.and_then(|text| text.trim().parse().ok()).map(Duration::from_secs);
@@ -186,17 +187,17 @@ impl Network {
             status: status.as_u16(),
             url: self.url.clone(),
             message: self.redacted(&message),
-            hint: self.hint(status),
+            hint: self.hint(status, model),
         };
         let again = matches!(status.as_u16(), 408 | 409 | 425 | 429 | 500 | 502 | 503 | 504 | 529);
         Attempt { error, again, after }
     }
 
-    fn hint(&self, status: StatusCode) -> Option<String> {
+    fn hint(&self, status: StatusCode, model: &str) -> Option<String> {
         let hint = match (status.as_u16(), self.key_variable) {
             (401 | 403, Some(name)) => format!("The key was not accepted: check {name}."),
             (402, _) => "The account has no credit left.".into(),
-            (404, _) => "Check the model's name (--model) and the address (--base-url).".into(),
+            (404, _) => format!("Check the model's name ({model}, --model) and the address (--base-url)."),
             (429, _) => "The provider limits how often it may be asked; wait, or use another model.".into(),
             (300..=399, _) => "The server wants to send us elsewhere; give that address with --base-url.".into(),
             (500.., _) => "The provider has a fault; try again later.".into(),

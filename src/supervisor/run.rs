@@ -104,24 +104,16 @@ impl Session {
                     });
                     running.push(run_tool(broker, call, repeated));
                 }
+                Some(Effect::Refuse { call, text }) => {
+                    let result = ToolResult { status: ToolStatus::Error, text };
+                    calls.push(ended(&call, &result, tell));
+                    effects.extend(agent.on(Event::ToolEnded { id: call.id, result }));
+                }
                 Some(Effect::Tell(note)) => tell(AgentEvent::Notice { text: note_text(&note) }),
                 Some(Effect::Finish(outcome)) => break outcome,
                 None => tokio::select! {
                     Some((call, result, denial)) = running.next() => {
-                        let record = CallRecord {
-                            id: call.id.clone(),
-                            name: call.name.clone(),
-                            arguments: arguments(&call),
-                            status: result.status,
-                            output: result.text.clone(),
-                        };
-                        tell(AgentEvent::ToolResult {
-                            id: record.id.clone(),
-                            name: record.name.clone(),
-                            status: record.status,
-                            output: record.output.clone(),
-                        });
-                        calls.push(record);
+                        calls.push(ended(&call, &result, tell));
                         denials.extend(denial);
                         effects.extend(agent.on(Event::ToolEnded { id: call.id, result }));
                     }
@@ -134,6 +126,18 @@ impl Session {
         };
         RunResult { outcome, turns: agent.turns(), usage: agent.usage(), calls, denials }
     }
+}
+
+/// Tells and records the end of a call.
+fn ended(call: &ToolCall, result: &ToolResult, tell: Tell<'_>) -> CallRecord {
+    let (id, name, output) = (call.id.clone(), call.name.clone(), result.text.clone());
+    tell(AgentEvent::ToolResult {
+        id: id.clone(),
+        name: name.clone(),
+        status: result.status,
+        output: output.clone(),
+    });
+    CallRecord { id, name, arguments: arguments(call), status: result.status, output }
 }
 
 fn arguments(call: &ToolCall) -> Value {
@@ -183,8 +187,9 @@ async fn run_tool(
         decision => decision,
     };
     let denied = |reason: String, unasked: bool| {
-        let who = if unasked { "there was nobody to ask" } else { "no question was asked" };
-        let text = format!("Denied: {reason} ({who}; do not try to get around it)");
+        let mode = broker.policy().name;
+        let who = if unasked { " There was nobody to ask." } else { "" };
+        let text = format!("denied in {mode} mode: {reason}{who} Do not try to get around it.");
         let denial = Denial { tool: call.name.clone(), reason, unasked };
         (ToolResult { status: ToolStatus::Denied, text }, Some(denial))
     };

@@ -765,7 +765,7 @@ fn the_demo_explains_the_project_and_names_what_refused_its_attempts() {
         assert!(out.stdout.contains(first), "{out}");
         for (attempt, layers) in [
             ("secret", ["mount", "absent", "landlock"]),
-            ("outside", ["mount", "readonly", "landlock"]),
+            ("outside", ["mount", "read-only", "landlock"]),
             ("network", ["namespace", "seccomp", "system call"]),
             ("namespace", ["namespace", "seccomp", "system call"]),
         ] {
