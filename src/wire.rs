@@ -31,7 +31,10 @@ pub struct Call {
 pub enum Target {
     Nothing,
     /// A path below a root of [`Hello`], by its number; no component may be a link.
-    Beneath { root: u16, path: Vec<u8> },
+    Beneath {
+        root: u16,
+        path: Vec<u8>,
+    },
     /// An open file that comes with the message: the one thing the user has granted.
     Passed,
 }

@@ -11,7 +11,8 @@ use zerostack_sandbox::{
 
 fn system() -> Vec<Mount> {
     let mut mounts = Vec::new();
-    for path in ["/usr", "/bin", "/sbin", "/lib", "/lib64", "/etc/alternatives", "/etc/ld.so.cache"] {
+    for path in ["/usr", "/bin", "/sbin", "/lib", "/lib64", "/etc/alternatives", "/etc/ld.so.cache"]
+    {
         let target = PathBuf::from(path);
         match std::fs::read_link(path) {
             Ok(to) => mounts.push(Mount::Link { target, to }),

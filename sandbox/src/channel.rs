@@ -80,12 +80,8 @@ impl From<Channel> for OwnedFd {
 impl Channel {
     /// Two connected ends, both closed on exec.
     pub fn pair() -> io::Result<(Channel, Channel)> {
-        let (one, other) = socketpair(
-            AddressFamily::Unix,
-            SockType::SeqPacket,
-            None,
-            SockFlag::SOCK_CLOEXEC,
-        )?;
+        let (one, other) =
+            socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?;
         Ok((Channel { socket: one }, Channel { socket: other }))
     }
 
@@ -221,7 +217,8 @@ mod tests {
     use proptest::prelude::*;
 
     fn raw_send(to: &Channel, bytes: &[u8]) {
-        sendmsg::<()>(to.as_raw_fd(), &[IoSlice::new(bytes)], &[], MsgFlags::empty(), None).unwrap();
+        sendmsg::<()>(to.as_raw_fd(), &[IoSlice::new(bytes)], &[], MsgFlags::empty(), None)
+            .unwrap();
     }
 
     proptest! {
@@ -260,8 +257,14 @@ mod tests {
         for body in [pipe.as_raw_fd(), unsealed.as_raw_fd()] {
             let fds = [body];
             let rights = [ControlMessage::ScmRights(&fds)];
-            sendmsg::<()>(a.as_raw_fd(), &[IoSlice::new(&[BULK])], &rights, MsgFlags::empty(), None)
-                .unwrap();
+            sendmsg::<()>(
+                a.as_raw_fd(),
+                &[IoSlice::new(&[BULK])],
+                &rights,
+                MsgFlags::empty(),
+                None,
+            )
+            .unwrap();
             let error = b.recv::<Vec<u8>>().unwrap_err();
             assert!(matches!(error, ChannelError::Malformed(_)), "{error}");
         }

@@ -9,7 +9,7 @@ use nix::fcntl::{OFlag, open};
 use nix::sys::signal::Signal;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 use nix::sys::stat::Mode;
-use nix::unistd::{Uid, Gid};
+use nix::unistd::{Gid, Uid};
 use seccompiler::BpfProgram;
 use serde::{Deserialize, Serialize};
 
@@ -18,7 +18,7 @@ use crate::error::{AtStep, Failure, Step};
 use crate::mounts::{self, ProcessLimit};
 use crate::spec::{Confinement, Network};
 use crate::verify::{self, Canary};
-use crate::{limits, paths, privileges, syscalls, sys};
+use crate::{limits, paths, privileges, sys, syscalls};
 
 /// What the kernel really holds a cell to, found out from inside it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -74,7 +74,9 @@ pub(crate) fn enter(
     // 5. Is it true?
     let canaries = verify::canaries(confinement, kept.control.as_fd())?;
     Ok(Enforced {
-        namespaces: ["user", "mount", "pid", "net", "ipc", "uts", "cgroup"].map(String::from).into(),
+        namespaces: ["user", "mount", "pid", "net", "ipc", "uts", "cgroup"]
+            .map(String::from)
+            .into(),
         landlock_abi: sys::landlock_abi().at(Step::Landlock)?,
         filter_length: filter.len() as u32,
         process_limit,
@@ -104,8 +106,8 @@ pub(crate) struct Kept {
 /// Closes every descriptor but the given ones, which are numbered from [`CONTROL`] on. The standard
 /// streams become `/dev/null` until a command gets its own.
 pub(crate) fn keep_only(control: OwnedFd, stdio: Vec<OwnedFd>) -> Result<Kept, Failure> {
-    let null = open("/dev/null", OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty())
-        .at(Step::Descriptors)?;
+    let null =
+        open("/dev/null", OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty()).at(Step::Descriptors)?;
     nix::unistd::dup2_stdin(&null).at(Step::Descriptors)?;
     nix::unistd::dup2_stdout(&null).at(Step::Descriptors)?;
     nix::unistd::dup2_stderr(&null).at(Step::Descriptors)?;

@@ -48,24 +48,31 @@ pub(crate) struct Command {
     pub terminal: Option<OwnedFd>,
 }
 
-/// The streams of a command, and the master of its terminal for the supervisor.
-pub(crate) fn streams(
-    stdio: Stdio,
-    passed: &[OwnedFd],
-) -> Result<([OwnedFd; 3], Option<OwnedFd>, Option<OwnedFd>), Failure> {
+/// The streams of a command, and both ends of its terminal if it has one.
+#[derive(Debug)]
+pub(crate) struct Streams {
+    pub streams: [OwnedFd; 3],
+    pub terminal: Option<OwnedFd>,
+    /// For the supervisor.
+    pub master: Option<OwnedFd>,
+}
+
+pub(crate) fn streams(stdio: Stdio, passed: &[OwnedFd]) -> Result<Streams, Failure> {
     let missing = || Failure::because(Step::Terminal, "the request has too few descriptors");
     let mut passed = passed.iter();
     let mut take = || passed.next().ok_or_else(missing)?.try_clone().at(Step::Terminal);
     match stdio {
-        Stdio::Passed => Ok(([take()?, take()?, take()?], None, None)),
-        Stdio::Terminal { rows, columns, streams } => {
+        Stdio::Passed => {
+            Ok(Streams { streams: [take()?, take()?, take()?], terminal: None, master: None })
+        }
+        Stdio::Terminal { rows, columns, streams: [input, output, error] } => {
             let (master, slave) = open_terminal(rows, columns).at(Step::Terminal)?;
             let mut stream = |terminal: bool| match terminal {
                 true => slave.try_clone().at(Step::Terminal),
                 false => take(),
             };
-            let [input, output, error] = streams;
-            Ok(([stream(input)?, stream(output)?, stream(error)?], Some(slave), Some(master)))
+            let streams = [stream(input)?, stream(output)?, stream(error)?];
+            Ok(Streams { streams, terminal: Some(slave), master: Some(master) })
         }
     }
 }
@@ -85,7 +92,8 @@ pub(crate) fn run(control: &Channel, command: Command) -> Result<(), Failure> {
     let mut children = SigSet::empty();
     children.add(Signal::SIGCHLD);
     sigprocmask(SigmaskHow::SIG_BLOCK, Some(&children), None).at(Step::Exec)?;
-    let ended = SignalFd::with_flags(&children, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK).at(Step::Exec)?;
+    let ended = SignalFd::with_flags(&children, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
+        .at(Step::Exec)?;
     match sys::clone_process(nix::sched::CloneFlags::empty()).at(Step::Exec)? {
         None => {
             let failure = start(&command);
@@ -174,7 +182,9 @@ fn wait_for(control: &Channel, ended: &SignalFd, command: Pid) -> nix::Result<()
 fn reap(command: Pid) -> nix::Result<Option<Exit>> {
     loop {
         match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
-            Ok(WaitStatus::Exited(pid, code)) if pid == command => return Ok(Some(Exit::Code(code))),
+            Ok(WaitStatus::Exited(pid, code)) if pid == command => {
+                return Ok(Some(Exit::Code(code)));
+            }
             Ok(WaitStatus::Signaled(pid, signal, _)) if pid == command => {
                 return Ok(Some(Exit::Signal(signal as i32)));
             }

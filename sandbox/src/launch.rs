@@ -4,6 +4,7 @@
 //! one thread. It is the only process that forks cells.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -94,15 +95,15 @@ fn serve(worker: fn(&Channel)) -> Result<(), ChannelError> {
     }
 }
 
+/// Filters are compiled once for each kind of cell.
 fn compiled(
     filters: &mut HashMap<[bool; 3], BpfProgram>,
     calls: Syscalls,
 ) -> Result<&BpfProgram, Failure> {
-    let key = [calls.exec, calls.sockets, calls.personality];
-    if !filters.contains_key(&key) {
-        filters.insert(key, syscalls::compile(calls)?);
-    }
-    filters.get(&key).ok_or_else(|| Failure::because(Step::Filter, "no filter"))
+    Ok(match filters.entry([calls.exec, calls.sockets, calls.personality]) {
+        Entry::Occupied(found) => found.into_mut(),
+        Entry::Vacant(place) => place.insert(syscalls::compile(calls)?),
+    })
 }
 
 fn launch(
@@ -163,7 +164,7 @@ fn live(
             Ok(())
         }
         Program::Command { argv, stdio } => {
-            let (streams, terminal, master) = init::streams(*stdio, &kept.stdio)?;
+            let init::Streams { streams, terminal, master } = init::streams(*stdio, &kept.stdio)?;
             started(master.as_ref())?;
             drop(master);
             let environment = &request.confinement.environment;

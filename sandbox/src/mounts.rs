@@ -103,7 +103,9 @@ fn apply(root: BorrowedFd, entry: &Mount, tree: Option<OwnedFd>) -> Result<(), F
         (Mount::Pin { tree, path, access }, _) => {
             pin(root, tree, path, *access).on(Step::Pin, &tree.join(path))
         }
-        (Mount::Cover { tree, path }, _) => cover(root, tree, path).on(Step::Cover, &tree.join(path)),
+        (Mount::Cover { tree, path }, _) => {
+            cover(root, tree, path).on(Step::Cover, &tree.join(path))
+        }
         (Mount::Link { target, to }, _) => link(root, target, to).on(Step::Attach, target),
         (entry, None) => Err(Failure::because(Step::Attach, format!("no source for {entry:?}"))),
     }
@@ -240,8 +242,8 @@ fn link(root: BorrowedFd, target: &Path, to: &Path) -> io::Result<()> {
 fn open_devices() -> Result<Vec<(PathBuf, OwnedFd)>, Failure> {
     let open_device = |name: &&str| {
         let path = Path::new("/dev").join(name);
-        let file = open(&path, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())
-            .on(Step::Device, &path)?;
+        let file =
+            open(&path, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty()).on(Step::Device, &path)?;
         let tree = sys::open_tree(file.as_fd(), Path::new(""), false).on(Step::Device, &path)?;
         Ok((path, tree))
     };

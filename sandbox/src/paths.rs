@@ -68,7 +68,8 @@ fn rights(grant: Grant) -> BitFlags<AccessFs> {
 
 /// Restricts this process and its children for good.
 pub(crate) fn restrict(confinement: &Confinement) -> Result<(), Failure> {
-    let failed = |error: &dyn std::fmt::Display| Failure::because(Step::Landlock, error.to_string());
+    let failed =
+        |error: &dyn std::fmt::Display| Failure::because(Step::Landlock, error.to_string());
     let mut domain = Ruleset::default()
         .set_compatibility(CompatLevel::HardRequirement)
         .handle_access(AccessFs::from_all(NEEDED))
@@ -76,9 +77,8 @@ pub(crate) fn restrict(confinement: &Confinement) -> Result<(), Failure> {
         .map_err(|error| failed(&error))?;
     if confinement.network == Network::None {
         // Handled and never granted: no TCP port can be bound or connected to.
-        domain = domain
-            .handle_access(AccessNet::from_all(NEEDED))
-            .map_err(|error| failed(&error))?;
+        domain =
+            domain.handle_access(AccessNet::from_all(NEEDED)).map_err(|error| failed(&error))?;
     }
     let mut domain = domain.create().map_err(|error| failed(&error))?;
     for (path, grant) in landlock_rules(confinement) {
@@ -86,11 +86,14 @@ pub(crate) fn restrict(confinement: &Confinement) -> Result<(), Failure> {
             Ok(file) => file,
             Err(error) => return Err(failed(&error)),
         };
-        let rule = PathBeneath::new(file, applicable(&path, rights(grant)).map_err(|e| failed(&e))?);
+        let rule =
+            PathBeneath::new(file, applicable(&path, rights(grant)).map_err(|e| failed(&e))?);
         domain = domain.add_rule(rule).map_err(|error| failed(&error))?;
     }
     match domain.restrict_self() {
-        Ok(RestrictionStatus { ruleset: RulesetStatus::FullyEnforced, no_new_privs: true, .. }) => Ok(()),
+        Ok(RestrictionStatus {
+            ruleset: RulesetStatus::FullyEnforced, no_new_privs: true, ..
+        }) => Ok(()),
         Ok(status) => Err(failed(&format!("only partly enforced: {status:?}"))),
         Err(error) => Err(failed(&error)),
     }

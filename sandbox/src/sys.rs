@@ -22,7 +22,8 @@ fn check_fd(result: libc::c_long) -> io::Result<OwnedFd> {
 
 fn c_path(path: &Path) -> io::Result<CString> {
     use std::os::unix::ffi::OsStrExt;
-    CString::new(path.as_os_str().as_bytes()).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))
+    CString::new(path.as_os_str().as_bytes())
+        .map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))
 }
 
 /// Takes ownership of descriptors that `recvmsg` has put into this process.
@@ -137,9 +138,7 @@ pub(crate) fn pidfd_of_self() -> io::Result<OwnedFd> {
 pub(crate) fn pidfd_signal(pidfd: BorrowedFd, signal: nix::sys::signal::Signal) -> io::Result<()> {
     let signal = signal as libc::c_int;
     // SAFETY: a null siginfo is allowed and means "as kill(2)".
-    check(unsafe {
-        libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), signal, 0, 0)
-    })?;
+    check(unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), signal, 0, 0) })?;
     Ok(())
 }
 

@@ -236,7 +236,9 @@ pub(crate) fn install(program: &BpfProgram) -> Result<(), Failure> {
 pub fn refused_calls(calls: Syscalls) -> Vec<String> {
     let mut lines: Vec<String> =
         REFUSED.iter().map(|(group, calls)| format!("{group}: {} calls", calls.len())).collect();
-    lines.push("clone with namespace flags; clone3, io_uring and calls newer than 469 (ENOSYS)".into());
+    lines.push(
+        "clone with namespace flags; clone3, io_uring and calls newer than 469 (ENOSYS)".into(),
+    );
     lines.push("terminal injection: TIOCSTI, TIOCLINUX, TIOCSETD".into());
     lines.push("set-user-id and set-group-id bits on files".into());
     lines.push("a filter listener of its own; calls of another architecture (killed)".into());

@@ -33,7 +33,11 @@ pub(crate) fn canaries(
         expect("connect to another host", &REFUSALS, connect_out())?,
         expect("enter a nested user namespace", &REFUSALS, sys::unshare_user())?,
         // On something that is no terminal, an open filter would answer ENOTTY.
-        expect("inject terminal input", &[Errno::EPERM], sys::inject_terminal_input(not_a_terminal))?,
+        expect(
+            "inject terminal input",
+            &[Errno::EPERM],
+            sys::inject_terminal_input(not_a_terminal),
+        )?,
     ];
     for path in &confinement.unreachable {
         let attempt = format!("open {}", path.display());

@@ -24,9 +24,15 @@ pub enum Effect {
     CallModel(Request),
     /// Run this call; several may be asked for at once and may run at the same time. `warned` calls
     /// are repeats that need a yes even where the mode would not ask.
-    RunTool { call: ToolCall, repeated: bool },
+    RunTool {
+        call: ToolCall,
+        repeated: bool,
+    },
     /// A call that cannot even be tried, with what the model is told.
-    Refuse { call: ToolCall, text: String },
+    Refuse {
+        call: ToolCall,
+        text: String,
+    },
     Tell(Note),
     Finish(Outcome),
 }
@@ -171,7 +177,11 @@ impl Agent {
         if !self.settings.tools.iter().any(|tool| tool.name == call.name) {
             let names: Vec<&str> =
                 self.settings.tools.iter().map(|tool| tool.name.as_str()).collect();
-            return Some(format!("There is no tool {:?}; there are {}.", call.name, names.join(", ")));
+            return Some(format!(
+                "There is no tool {:?}; there are {}.",
+                call.name,
+                names.join(", ")
+            ));
         }
         if call.arguments.trim().is_empty() {
             return None;
@@ -205,7 +215,8 @@ impl Agent {
     /// Every call gets a result, so that the conversation can go on later.
     fn cancelled(&mut self) -> Vec<Effect> {
         for (call, result, _) in std::mem::take(&mut self.pending) {
-            let text = result.map_or_else(|| "(cancelled by the user)".into(), |result| result.text);
+            let text =
+                result.map_or_else(|| "(cancelled by the user)".into(), |result| result.text);
             self.messages.push(Message::Tool { call_id: call.id, text });
         }
         vec![Effect::Finish(Outcome::Cancelled)]
@@ -284,7 +295,8 @@ mod tests {
     fn unknown_tools_and_broken_arguments_are_answered_without_running() {
         let mut agent = agent(9);
         agent.on(Event::Prompt("p".into()));
-        let effects = agent.on(asks(&[("a", "reed", "{}"), ("b", "read", "{\"x"), ("c", "read", "[]")]));
+        let effects =
+            agent.on(asks(&[("a", "reed", "{}"), ("b", "read", "{\"x"), ("c", "read", "[]")]));
         assert!(effects.iter().all(|effect| matches!(effect, Effect::Refuse { .. })));
         assert_eq!(effects.len(), 3);
     }

@@ -19,15 +19,18 @@ pub fn run(launcher: Result<Launcher, Report>, json: bool) -> Result<u8, Report>
     let providers = providers(&host);
     if json {
         let problem = confined.as_ref().err();
-        println!("{:#}", json!({
-            "version": env!("CARGO_PKG_VERSION"),
-            "kernel": kernel,
-            "rung": if confined.is_ok() { "native" } else { "none" },
-            "enforced": confined.as_ref().ok(),
-            "problem": problem.map(|report| &report.message),
-            "hint": problem.and_then(|report| report.hint.as_ref()),
-            "providers": providers,
-        }));
+        println!(
+            "{:#}",
+            json!({
+                "version": env!("CARGO_PKG_VERSION"),
+                "kernel": kernel,
+                "rung": if confined.is_ok() { "native" } else { "none" },
+                "enforced": confined.as_ref().ok(),
+                "problem": problem.map(|report| &report.message),
+                "hint": problem.and_then(|report| report.hint.as_ref()),
+                "providers": providers,
+            })
+        );
     } else {
         print_text(&kernel, &confined, &providers);
     }
@@ -84,14 +87,21 @@ fn print_text(kernel: &Kernel, confined: &Result<Enforced, Report>, providers: &
     }
     match confined {
         Ok(enforced) => {
-            println!("Sandbox     native: a cell of each of the five modes was entered and verified");
+            println!(
+                "Sandbox     native: a cell of each of the five modes was entered and verified"
+            );
             println!("            namespaces: {}", enforced.namespaces.join(", "));
-            println!("            Landlock ABI {}, system call filter of {} instructions",
-                enforced.landlock_abi, enforced.filter_length);
-            println!("            process limit: {}", match enforced.process_limit {
-                zerostack_sandbox::ProcessLimit::Namespace => "pid namespace and rlimit",
-                zerostack_sandbox::ProcessLimit::Rlimit => "rlimit only (does not bind root)",
-            });
+            println!(
+                "            Landlock ABI {}, system call filter of {} instructions",
+                enforced.landlock_abi, enforced.filter_length
+            );
+            println!(
+                "            process limit: {}",
+                match enforced.process_limit {
+                    zerostack_sandbox::ProcessLimit::Namespace => "pid namespace and rlimit",
+                    zerostack_sandbox::ProcessLimit::Rlimit => "rlimit only (does not bind root)",
+                }
+            );
             println!("Canaries    tried inside a cell, all refused:");
             for canary in &enforced.canaries {
                 let reason = std::io::Error::from_raw_os_error(canary.refused_with);

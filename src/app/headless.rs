@@ -75,8 +75,7 @@ async fn headless(launcher: Launcher, flags: RunFlags) -> Result<u8, Report> {
     let mut session = Session { broker, backend: model.backend, recorder, settings };
     facts.begin();
     let mut interrupted = std::pin::pin!(interrupted()?);
-    let result =
-        session.run(prompt, &mut |event| facts.show(&event), interrupted.as_mut()).await;
+    let result = session.run(prompt, &mut |event| facts.show(&event), interrupted.as_mut()).await;
     Ok(facts.end(&result))
 }
 
@@ -174,7 +173,11 @@ impl Model {
         }
         let wanted = flags.provider.as_deref().unwrap_or(PROVIDERS[0].name);
         if wanted == DEMO {
-            return Ok(Model { provider: DEMO.into(), name: "script".into(), backend: Backend::Demo });
+            return Ok(Model {
+                provider: DEMO.into(),
+                name: "script".into(),
+                backend: Backend::Demo,
+            });
         }
         let provider = providers::by_name(wanted).ok_or_else(|| {
             let names: Vec<&str> = PROVIDERS.iter().map(|provider| provider.name).collect();

@@ -24,11 +24,13 @@ pub fn show(launcher: Launcher, mode: Option<Mode>, json: bool) -> Result<u8, Re
         shown.push((workers(&policy, &groups, &host), policy));
     }
     if json {
-        let values: Vec<Value> = shown.iter().map(|(workers, policy)| as_json(workers, policy)).collect();
+        let values: Vec<Value> =
+            shown.iter().map(|(workers, policy)| as_json(workers, policy)).collect();
         let one = values.first().filter(|_| mode.is_some()).cloned();
         println!("{:#}", one.unwrap_or(Value::Array(values)));
     } else {
-        let texts: Vec<String> = shown.iter().map(|(workers, policy)| as_text(workers, policy)).collect();
+        let texts: Vec<String> =
+            shown.iter().map(|(workers, policy)| as_text(workers, policy)).collect();
         println!("{}", texts.join("\n").trim_end());
     }
     Ok(0)
@@ -50,7 +52,8 @@ fn workers(policy: &Policy, groups: &Groups, host: &Host) -> Vec<Worker> {
 }
 
 fn as_json(workers: &[Worker], policy: &Policy) -> Value {
-    let mut value = json!({"mode": policy.name.name(), "summary": policy.summary, "reason": policy.reason});
+    let mut value =
+        json!({"mode": policy.name.name(), "summary": policy.summary, "reason": policy.reason});
     let rule = |rule: &crate::policy::ModeRule| {
         json!({"tools": rule.tools, "when": format!("{:?}", rule.when).to_lowercase(),
             "action": rule.action, "reason": rule.reason})
@@ -79,12 +82,25 @@ fn as_json(workers: &[Worker], policy: &Policy) -> Value {
 }
 
 fn as_text(workers: &[Worker], policy: &Policy) -> String {
-    let mut text = format!("# {}: {}\n{}\n\nRules, the first that fits decides:\n", policy.name, policy.summary, policy.reason);
+    let mut text = format!(
+        "# {}: {}\n{}\n\nRules, the first that fits decides:\n",
+        policy.name, policy.summary, policy.reason
+    );
     for rule in &policy.rules {
         let when = format!("{:?}", rule.when).to_lowercase();
-        let _ = writeln!(text, "  {:?} {} when {when}: {}", rule.action, rule.tools.join(" "), rule.reason);
+        let _ = writeln!(
+            text,
+            "  {:?} {} when {when}: {}",
+            rule.action,
+            rule.tools.join(" "),
+            rule.reason
+        );
     }
-    let _ = writeln!(text, "  {:?} everything else: {}", policy.otherwise.action, policy.otherwise.reason);
+    let _ = writeln!(
+        text,
+        "  {:?} everything else: {}",
+        policy.otherwise.action, policy.otherwise.reason
+    );
     for (_, what, cell) in workers {
         let _ = writeln!(text, "\n## Worker for {what}");
         for mount in &cell.mounts {
@@ -146,9 +162,15 @@ fn mount_line(mount: &Mount) -> String {
     let target = target.display();
     match mount {
         Mount::Tree { access, .. } => format!("{} {target}", access_word(*access)),
-        Mount::Copy { size_mib, .. } => format!("copy       {target} (changes in memory, {size_mib} MiB)"),
-        Mount::Empty { access, .. } => format!("empty      {target} ({})", access_word(*access).trim()),
-        Mount::Pin { access, .. } => format!("pinned     {target} ({})", access_word(*access).trim()),
+        Mount::Copy { size_mib, .. } => {
+            format!("copy       {target} (changes in memory, {size_mib} MiB)")
+        }
+        Mount::Empty { access, .. } => {
+            format!("empty      {target} ({})", access_word(*access).trim())
+        }
+        Mount::Pin { access, .. } => {
+            format!("pinned     {target} ({})", access_word(*access).trim())
+        }
         Mount::Cover { .. } => format!("covered    {target}"),
         Mount::Link { to, .. } => format!("link       {target} -> {}", to.display()),
     }

@@ -31,8 +31,12 @@ pub fn run(launcher: Launcher, flags: &SandboxFlags) -> Result<u8, Report> {
     let terminals = [input.is_terminal(), output.is_terminal(), error.is_terminal()];
     let streams = [input.as_fd(), output.as_fd(), error.as_fd()];
     let stdio = stdio(terminals, &streams);
-    let passed: Vec<BorrowedFd> =
-        streams.into_iter().zip(terminals).filter(|(_, terminal)| !terminal).map(|(fd, _)| fd).collect();
+    let passed: Vec<BorrowedFd> = streams
+        .into_iter()
+        .zip(terminals)
+        .filter(|(_, terminal)| !terminal)
+        .map(|(fd, _)| fd)
+        .collect();
     // Blocked before any thread starts, so that only the signal thread takes them.
     let signals = if stdio == Stdio::Passed { SigSet::empty() } else { watched_signals()? };
     let mut cell = cells
@@ -68,7 +72,9 @@ fn stdio(terminals: [bool; 3], streams: &[BorrowedFd; 3]) -> Stdio {
 fn watched_signals() -> Result<SigSet, Report> {
     let signals =
         SigSet::from_iter([Signal::SIGWINCH, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGINT]);
-    signals.thread_block().map_err(|errno| Report::error(format!("cannot block signals: {errno}")))?;
+    signals
+        .thread_block()
+        .map_err(|errno| Report::error(format!("cannot block signals: {errno}")))?;
     Ok(signals)
 }
 
@@ -85,13 +91,15 @@ impl Attached {
         signals: SigSet,
         cell: &Arc<Cell>,
     ) -> Result<Attached, Report> {
-        let failed = |error: std::io::Error| Report::error(format!("cannot attach the terminal: {error}"));
+        let failed =
+            |error: std::io::Error| Report::error(format!("cannot attach the terminal: {error}"));
         let mut saved = None;
         if terminals[0] {
             let before = tcgetattr(std::io::stdin()).map_err(|errno| failed(errno.into()))?;
             let mut raw = before.clone();
             cfmakeraw(&mut raw);
-            tcsetattr(std::io::stdin(), SetArg::TCSADRAIN, &raw).map_err(|errno| failed(errno.into()))?;
+            tcsetattr(std::io::stdin(), SetArg::TCSADRAIN, &raw)
+                .map_err(|errno| failed(errno.into()))?;
             saved = Some(before);
             let mut to = File::from(master.try_clone().map_err(failed)?);
             std::thread::spawn(move || carry(&mut std::io::stdin(), &mut to));

@@ -25,7 +25,12 @@ pub fn policy(mode: Mode) -> Result<(Groups, Policy), Report> {
 }
 
 /// Looks through the workspace for names to protect.
-pub fn scan(cells: &Cells, policy: &Policy, groups: &Groups, host: &mut Host) -> Result<(), Report> {
+pub fn scan(
+    cells: &Cells,
+    policy: &Policy,
+    groups: &Groups,
+    host: &mut Host,
+) -> Result<(), Report> {
     let found = runtime()?.block_on(supervisor::scan(cells, policy, groups, host));
     host.found = found.map_err(|error| start_report(&error))?;
     if host.found.incomplete {
@@ -35,7 +40,9 @@ pub fn scan(cells: &Cells, policy: &Policy, groups: &Groups, host: &mut Host) ->
 }
 
 pub fn warn_incomplete() {
-    eprintln!("warning: the workspace is too large to look through: secret names deep in it are not covered");
+    eprintln!(
+        "warning: the workspace is too large to look through: secret names deep in it are not covered"
+    );
 }
 
 /// One thread is enough: the work is done in cells and by the model's server.
@@ -70,7 +77,8 @@ pub fn failure_report(failure: &Failure) -> Report {
     if !failure.cannot_confine() {
         return Report::error(failure);
     }
-    let report = Report::new(ExitKind::CannotConfine, format!("this machine cannot confine: {failure}"));
+    let report =
+        Report::new(ExitKind::CannotConfine, format!("this machine cannot confine: {failure}"));
     match failure.hint() {
         Some(hint) => report.hint(hint),
         None => report.hint("`zerostack doctor` shows what this machine can confine"),

@@ -195,7 +195,9 @@ impl Decoder {
     /// The answer, once the body has ended.
     pub fn finish(mut self) -> Result<Answer, ModelError> {
         if self.finished.is_none() && !self.ended {
-            return Err(ModelError::Broken("the connection closed before the answer was complete".into()));
+            return Err(ModelError::Broken(
+                "the connection closed before the answer was complete".into(),
+            ));
         }
         for (number, call) in self.answer.calls.iter_mut().enumerate() {
             if call.id.is_empty() {

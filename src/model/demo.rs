@@ -48,7 +48,8 @@ pub fn answer(request: &Request) -> Answer {
 }
 
 fn attempts() -> Answer {
-    let probe = |((id, _), command): (&(&str, &str), &str)| call(id, "bash", json!({"command": command}));
+    let probe =
+        |((id, _), command): (&(&str, &str), &str)| call(id, "bash", json!({"command": command}));
     calls(
         "\nNow four things that must be refused.\n",
         ATTEMPTS.iter().zip(PROBES).map(probe).collect(),
@@ -74,8 +75,17 @@ fn result<'a>(turn: &'a [Message], id: &str) -> Option<&'a str> {
 fn first_file(turn: &[Message]) -> Option<String> {
     let listing = result(turn, "list")?;
     let name = |line: &str| line.split(" (").next().unwrap_or(line).to_owned();
-    let files: Vec<String> = listing.lines().filter(|line| line.ends_with("bytes)")).map(name).collect();
-    let known = ["README.md", "README", "README.rst", "Cargo.toml", "package.json", "pyproject.toml", "go.mod"];
+    let files: Vec<String> =
+        listing.lines().filter(|line| line.ends_with("bytes)")).map(name).collect();
+    let known = [
+        "README.md",
+        "README",
+        "README.rst",
+        "Cargo.toml",
+        "package.json",
+        "pyproject.toml",
+        "go.mod",
+    ];
     let best = known.iter().find_map(|known| files.iter().find(|file| file == known));
     best.or(files.iter().find(|file| file.ends_with(".md"))).or(files.first()).cloned()
 }
@@ -83,8 +93,13 @@ fn first_file(turn: &[Message]) -> Option<String> {
 fn summary(turn: &[Message]) -> String {
     let mut text = String::from("\n## This project\n\n");
     if let Some(listing) = result(turn, "list") {
-        let entries: Vec<&str> = listing.lines().map(|line| line.split(" (").next().unwrap_or(line)).collect();
-        text += &format!("Its top directory holds {} entries: {}.\n\n", entries.len(), entries.join(", "));
+        let entries: Vec<&str> =
+            listing.lines().map(|line| line.split(" (").next().unwrap_or(line)).collect();
+        text += &format!(
+            "Its top directory holds {} entries: {}.\n\n",
+            entries.len(),
+            entries.join(", ")
+        );
     }
     if let Some(path) = first_file(turn)
         && let Some(content) = result(turn, "read")
@@ -112,7 +127,10 @@ fn summary(turn: &[Message]) -> String {
 fn layer(result: &str) -> &'static str {
     let signs = [
         ("denied in", "refused by the policy, before any cell was asked"),
-        ("Network is unreachable", "refused by the kernel: the cell's network namespace has no way out"),
+        (
+            "Network is unreachable",
+            "refused by the kernel: the cell's network namespace has no way out",
+        ),
         ("Operation not permitted", "refused by the kernel: the system call filter (seccomp)"),
         ("Permission denied", "refused by the kernel: Landlock and a cover mount"),
         ("Read-only file system", "refused by the kernel: a read-only mount"),

@@ -14,11 +14,21 @@ use serde_json::Value;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "role", rename_all = "lowercase")]
 pub enum Message {
-    System { text: String },
-    User { text: String },
-    Assistant { text: String, calls: Vec<ToolCall> },
+    System {
+        text: String,
+    },
+    User {
+        text: String,
+    },
+    Assistant {
+        text: String,
+        calls: Vec<ToolCall>,
+    },
     /// The result of the call with this id. Every call gets exactly one.
-    Tool { call_id: String, text: String },
+    Tool {
+        call_id: String,
+        text: String,
+    },
 }
 
 /// A tool call as the model made it; `arguments` is JSON text, perhaps broken.

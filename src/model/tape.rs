@@ -26,7 +26,8 @@ impl Tape {
         let line = |(number, line): (usize, &str)| {
             serde_json::from_str(line).map_err(|error| format!("line {}: {error}", number + 1))
         };
-        let exchanges: Vec<Exchange> = text.lines().enumerate().map(line).collect::<Result<_, _>>()?;
+        let exchanges: Vec<Exchange> =
+            text.lines().enumerate().map(line).collect::<Result<_, _>>()?;
         Ok(Tape { exchanges: exchanges.into_iter(), number: 0 })
     }
 

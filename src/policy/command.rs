@@ -98,8 +98,7 @@ impl Safe {
         }
         let refused = |word: &&str| self.refuse.iter().any(|prefix| refuses(prefix, word));
         let operands = arguments.iter().filter(|word| !is_flag(word)).count();
-        !arguments.iter().any(|word| refused(&word))
-            && self.most_operands.is_none_or(|most| operands <= most)
+        !arguments.iter().any(refused) && self.most_operands.is_none_or(|most| operands <= most)
     }
 }
 
@@ -110,7 +109,8 @@ fn refuses(prefix: &str, word: &str) -> bool {
         return is_flag(word) && !word.starts_with("--") && word[1..].contains(&prefix[1..]);
     }
     let name = word.split('=').next().unwrap_or(word);
-    word.starts_with(prefix) || (name.len() > 3 && name.starts_with("--") && prefix.starts_with(name))
+    word.starts_with(prefix)
+        || (name.len() > 3 && name.starts_with("--") && prefix.starts_with(name))
 }
 
 impl Destructive {
@@ -143,24 +143,48 @@ mod tests {
     #[test]
     fn the_lists_hold_per_flag() {
         let lists = Groups::load().unwrap().commands;
-        for safe in ["ls -la src", "git log -3 | head", "rg -n foo", "sort -u f", "find . -name x"] {
+        for safe in ["ls -la src", "git log -3 | head", "rg -n foo", "sort -u f", "find . -name x"]
+        {
             assert!(lists.is_safe(&analyse(safe)), "{safe}");
         }
         for unsafe_ in [
-            "git log --output=f", "git log --outp=f", "git -c alias.x=!id x", "rg --pre sh x",
-            "sort -uo f f", "sort --compress-prog=sh f", "find . -exec rm {} +", "uniq a b",
-            "./ls", "/tmp/ls", "git diff --ext-diff", "git grep -O", "tee f", "",
+            "git log --output=f",
+            "git log --outp=f",
+            "git -c alias.x=!id x",
+            "rg --pre sh x",
+            "sort -uo f f",
+            "sort --compress-prog=sh f",
+            "find . -exec rm {} +",
+            "uniq a b",
+            "./ls",
+            "/tmp/ls",
+            "git diff --ext-diff",
+            "git grep -O",
+            "tee f",
+            "",
         ] {
             assert!(!lists.is_safe(&analyse(unsafe_)), "{unsafe_}");
         }
         for destructive in [
-            "rm -fr /", "/bin/rm -rf /", "X=1 rm -rf y", "git push -f", "git push --force=x",
-            "mkfs.ext4 /dev/sda", "dd of=x", "ls; sudo id", "echo $(rm -r x)", "$CMD x",
-            "xargs rm -rf", "sh -c 'rm -rf x'", "git -C x push --force", "find . -delete",
+            "rm -fr /",
+            "/bin/rm -rf /",
+            "X=1 rm -rf y",
+            "git push -f",
+            "git push --force=x",
+            "mkfs.ext4 /dev/sda",
+            "dd of=x",
+            "ls; sudo id",
+            "echo $(rm -r x)",
+            "$CMD x",
+            "xargs rm -rf",
+            "sh -c 'rm -rf x'",
+            "git -C x push --force",
+            "find . -delete",
         ] {
             assert!(lists.destructive(&analyse(destructive)).is_some(), "{destructive}");
         }
-        for harmless in ["cargo test", "git push", "rm file", "npm run build && ls", "git reset x"] {
+        for harmless in ["cargo test", "git push", "rm file", "npm run build && ls", "git reset x"]
+        {
             assert_eq!(lists.destructive(&analyse(harmless)), None, "{harmless}");
         }
     }

@@ -34,11 +34,19 @@ pub struct Place {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Decision {
     /// Run it with the rights that need no question.
-    Allow { reason: String },
+    Allow {
+        reason: String,
+    },
     /// A rule of the user grants exactly this call.
-    Grant { rule: String },
-    Ask { reason: String },
-    Deny { reason: String },
+    Grant {
+        rule: String,
+    },
+    Ask {
+        reason: String,
+    },
+    Deny {
+        reason: String,
+    },
 }
 
 /// A policy with the user's rules, ready to decide.
@@ -141,8 +149,8 @@ impl Judge {
 
     fn ordinary(&self, tool: &str, place: &Place) -> bool {
         let relative = place.inside.as_ref().unwrap_or(&place.path);
-        !self.secrets.has_part_of(relative)
-            && !(CHANGING.contains(&tool) && self.is_protected(relative))
+        let changes = CHANGING.contains(&tool);
+        !self.secrets.has_part_of(relative) && (!changes || !self.is_protected(relative))
     }
 
     fn is_protected(&self, path: &Path) -> bool {

@@ -10,6 +10,7 @@ pub use command::CommandLists;
 pub use decision::{Call, Decision, Judge, Place, Subject};
 pub use rule::{Action, Rule, RuleError};
 pub use schema::{
-    CommandView, DiskView, Groups, Limit, Mode, ModeRule, Policy, PolicyError, RootGroup, ViewHome, WorkspaceView,
+    CommandView, DiskView, Groups, Limit, Mode, ModeRule, Policy, PolicyError, RootGroup, ViewHome,
+    WorkspaceView,
 };
 pub use shell::{Shell, analyse};

@@ -161,8 +161,14 @@ mod tests {
             assert!(fits(Action::Allow, "bash(cargo test*)", command), "{command}");
         }
         for command in [
-            "cargo test; rm x", "cargo test $(rm x)", "cargo test > ../f", "cargo test `id`",
-            "X=1 cargo test", "cargo testify; id", "cargo test & id", "cargo build",
+            "cargo test; rm x",
+            "cargo test $(rm x)",
+            "cargo test > ../f",
+            "cargo test `id`",
+            "X=1 cargo test",
+            "cargo testify; id",
+            "cargo test & id",
+            "cargo build",
         ] {
             assert!(!fits(Action::Allow, "bash(cargo test*)", command), "{command}");
         }

@@ -191,7 +191,9 @@ impl TryFrom<LimitText> for Limit {
         match text {
             LimitText::Number(number) => Ok(Limit(Some(number))),
             LimitText::Word(word) if word == "unlimited" => Ok(Limit(None)),
-            LimitText::Word(word) => Err(format!("expected a number or \"unlimited\", found {word:?}")),
+            LimitText::Word(word) => {
+                Err(format!("expected a number or \"unlimited\", found {word:?}"))
+            }
         }
     }
 }
@@ -267,7 +269,10 @@ impl Groups {
     pub fn load() -> Result<Groups, PolicyError> {
         Ok(Groups {
             roots: parse("groups/roots.toml", include_str!("../../policies/groups/roots.toml"))?,
-            secrets: parse("groups/secrets.toml", include_str!("../../policies/groups/secrets.toml"))?,
+            secrets: parse(
+                "groups/secrets.toml",
+                include_str!("../../policies/groups/secrets.toml"),
+            )?,
             protected: parse(
                 "groups/protected.toml",
                 include_str!("../../policies/groups/protected.toml"),

@@ -76,7 +76,8 @@ fn nesting(text: &str) -> usize {
 
 impl Shell {
     fn line(&mut self, text: &str, depth: usize) {
-        if text.len() > LENGTH_LIMIT || depth + nesting(text) > NESTING_LIMIT || text.contains('\0') {
+        if text.len() > LENGTH_LIMIT || depth + nesting(text) > NESTING_LIMIT || text.contains('\0')
+        {
             self.understood = false;
             return;
         }
@@ -226,7 +227,8 @@ impl Shell {
             IoFileRedirectTarget::Fd(_) => {}
             IoFileRedirectTarget::Duplicate(word) => {
                 let known = self.word(word, depth);
-                let number = known.is_some_and(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
+                let number =
+                    known.is_some_and(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
                 if !number {
                     self.plain = false;
                 }
@@ -350,9 +352,22 @@ mod tests {
             assert!(analyse(plain).plain, "{plain}");
         }
         for other in [
-            "ls > f", "ls >> f", "echo $HOME", "echo `id`", "X=1 ls", "ls &", "(ls)", "ls <(id)",
-            "env ls", "sh -c ls", "echo $'\\x72m'", "ls &> f", "cat <<E\n$(id)\nE", "a() { b; }; a",
-            "echo ~root", "ls >&f",
+            "ls > f",
+            "ls >> f",
+            "echo $HOME",
+            "echo `id`",
+            "X=1 ls",
+            "ls &",
+            "(ls)",
+            "ls <(id)",
+            "env ls",
+            "sh -c ls",
+            "echo $'\\x72m'",
+            "ls &> f",
+            "cat <<E\n$(id)\nE",
+            "a() { b; }; a",
+            "echo ~root",
+            "ls >&f",
         ] {
             assert!(!analyse(other).plain, "{other}");
         }

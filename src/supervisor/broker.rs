@@ -134,9 +134,13 @@ impl Broker {
                 } else {
                     ""
                 };
-                let line = if end.output.is_empty() || end.output.ends_with('\n') { "" } else { "\n" };
-                let status =
-                    if end.exit == Some(Exit::Code(0)) { ToolStatus::Ok } else { ToolStatus::Error };
+                let line =
+                    if end.output.is_empty() || end.output.ends_with('\n') { "" } else { "\n" };
+                let status = if end.exit == Some(Exit::Code(0)) {
+                    ToolStatus::Ok
+                } else {
+                    ToolStatus::Error
+                };
                 ToolResult { status, text: format!("{}{line}{ending}{copy}", end.output) }
             }
         }
@@ -231,7 +235,9 @@ impl Broker {
                 *slot = Some(worker);
                 tool_result(reply)
             }
-            Err(failure) => error(format!("The worker failed: {failure}. A new one takes its place.")),
+            Err(failure) => {
+                error(format!("The worker failed: {failure}. A new one takes its place."))
+            }
         }
     }
 

@@ -11,8 +11,8 @@ use tokio::io::unix::AsyncFd;
 use tokio::net::unix::pipe;
 use tokio::time::timeout;
 use zerostack_sandbox::{
-    Cell, ChannelError, Confinement, Enforced, Exit, Failure, Launcher, Program, Report, StartError,
-    Stdio,
+    Cell, ChannelError, Confinement, Enforced, Exit, Failure, Launcher, Program, Report,
+    StartError, Stdio,
 };
 
 use crate::wire::{Call, Hello, Reply};

@@ -27,16 +27,40 @@ pub fn command_rights(policy: &Policy, rights: Rights) -> WorkspaceView {
 
 /// Variables that a cell keeps from the user's environment.
 const KEPT_VARIABLES: [&str; 22] = [
-    "PATH", "USER", "LOGNAME", "SHELL", "LANG", "LC_ALL", "LC_CTYPE", "TERM", "COLORTERM", "NO_COLOR", "TZ",
-    "CARGO_HOME", "RUSTUP_HOME", "GOPATH", "GOROOT", "JAVA_HOME", "NODE_PATH", "VIRTUAL_ENV", "PYENV_ROOT",
-    "NVM_DIR", "VOLTA_HOME", "RUSTUP_TOOLCHAIN",
+    "PATH",
+    "USER",
+    "LOGNAME",
+    "SHELL",
+    "LANG",
+    "LC_ALL",
+    "LC_CTYPE",
+    "TERM",
+    "COLORTERM",
+    "NO_COLOR",
+    "TZ",
+    "CARGO_HOME",
+    "RUSTUP_HOME",
+    "GOPATH",
+    "GOROOT",
+    "JAVA_HOME",
+    "NODE_PATH",
+    "VIRTUAL_ENV",
+    "PYENV_ROOT",
+    "NVM_DIR",
+    "VOLTA_HOME",
+    "RUSTUP_TOOLCHAIN",
 ];
 
 /// Memory for private directories and copies where a policy does not limit memory, MiB.
 const SCRATCH_MIB: u64 = 4096;
 
 /// The confinement of the file worker: no program, no socket. `extra` are granted directories.
-pub fn file_worker(policy: &Policy, groups: &Groups, host: &Host, extra: &[PathBuf]) -> Confinement {
+pub fn file_worker(
+    policy: &Policy,
+    groups: &Groups,
+    host: &Host,
+    extra: &[PathBuf],
+) -> Confinement {
     let mut view = View::new(policy, groups, host);
     if policy.files.disk == DiskView::Host {
         view.roots(&["host".to_owned()]);
@@ -65,7 +89,11 @@ pub fn command(policy: &Policy, groups: &Groups, host: &Host, rights: Rights) ->
     view.roots(&policy.view.roots);
     let scratch = view.scratch_mib();
     if policy.view.home == ViewHome::Empty {
-        let home = Mount::Empty { target: host.home.clone(), size_mib: scratch, access: Access::ReadWrite };
+        let home = Mount::Empty {
+            target: host.home.clone(),
+            size_mib: scratch,
+            access: Access::ReadWrite,
+        };
         view.mounts.push(home);
         view.mounts.push(Mount::Empty {
             target: "/tmp".into(),
@@ -84,11 +112,8 @@ pub fn command(policy: &Policy, groups: &Groups, host: &Host, rights: Rights) ->
     view.workspace(command_rights(policy, rights), git);
     let directory = if view.sees_workspace { host.workspace.clone() } else { "/tmp".into() };
     let network = if policy.view.loopback { Network::Loopback } else { Network::None };
-    let calls = Syscalls {
-        exec: true,
-        sockets: policy.view.sockets,
-        personality: policy.view.personality,
-    };
+    let calls =
+        Syscalls { exec: true, sockets: policy.view.sockets, personality: policy.view.personality };
     view.finish(directory, network, calls, environment(host))
 }
 
@@ -97,7 +122,7 @@ fn environment(host: &Host) -> Vec<(String, String)> {
         let value = host.environment.iter().find(|(known, _)| known == *name)?;
         Some(value.clone())
     };
-    let mut environment: Vec<_> = KEPT_VARIABLES.iter().filter_map(|name| kept(&name)).collect();
+    let mut environment: Vec<_> = KEPT_VARIABLES.iter().filter_map(kept).collect();
     environment.push(("HOME".into(), host.home.display().to_string()));
     environment.push(("TMPDIR".into(), "/tmp".into()));
     // Nothing can page or ask inside a cell.
@@ -126,7 +151,11 @@ struct View<'a> {
 }
 
 fn tree(path: &Path, identity: Option<Identity>, access: Access) -> Mount {
-    Mount::Tree { source: Source { path: path.to_owned(), identity }, target: path.to_owned(), access }
+    Mount::Tree {
+        source: Source { path: path.to_owned(), identity },
+        target: path.to_owned(),
+        access,
+    }
 }
 
 impl<'a> View<'a> {
@@ -174,7 +203,11 @@ impl<'a> View<'a> {
             let path = self.expand(path);
             if path.is_dir() {
                 let source = Source::fixed(&path);
-                self.mounts.push(Mount::Copy { source, target: path, size_mib: self.scratch_mib() });
+                self.mounts.push(Mount::Copy {
+                    source,
+                    target: path,
+                    size_mib: self.scratch_mib(),
+                });
             }
         }
         for path in &group.hide {
@@ -227,10 +260,8 @@ impl<'a> View<'a> {
             WorkspaceView::ReadOnly | WorkspaceView::Copy => Access::ReadOnly,
         };
         self.sees_workspace = true;
-        let workspace = Source {
-            path: host.workspace.clone(),
-            identity: Some(host.workspace_identity),
-        };
+        let workspace =
+            Source { path: host.workspace.clone(), identity: Some(host.workspace_identity) };
         self.mounts.push(match view {
             WorkspaceView::Copy => Mount::Copy {
                 source: workspace,

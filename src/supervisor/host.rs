@@ -108,9 +108,12 @@ impl Host {
 
 fn refuse_wide(path: &Path, home: &Path) -> Result<(), HostError> {
     let wide = home.starts_with(path)
-        || ["/usr", "/etc", "/var", "/proc", "/sys", "/dev", "/run", "/tmp", "/home", "/root", "/opt"]
-            .iter()
-            .any(|wide| Path::new(wide) == path)
+        || [
+            "/usr", "/etc", "/var", "/proc", "/sys", "/dev", "/run", "/tmp", "/home", "/root",
+            "/opt",
+        ]
+        .iter()
+        .any(|wide| Path::new(wide) == path)
         || ["/proc", "/sys", "/dev"].iter().any(|never| path.starts_with(never));
     if wide { Err(HostError::TooWide(path.to_owned())) } else { Ok(()) }
 }

@@ -153,10 +153,13 @@ impl Network {
         let mut body = response.bytes_stream();
         while let Some(bytes) = body.next().await {
             let again = |error| Attempt { error, again: !told, after: None };
-            let bytes = bytes.map_err(|error| {
-                again(ModelError::Broken(self.redacted(&deepest(&error))))
+            let bytes = bytes
+                .map_err(|error| again(ModelError::Broken(self.redacted(&deepest(&error)))))?;
+            let events = decoder.feed(&bytes).map_err(|error| Attempt {
+                error,
+                again: false,
+                after: None,
             })?;
-            let events = decoder.feed(&bytes).map_err(|error| Attempt { error, again: false, after: None })?;
             for event in events {
                 told = true;
                 tell(event);
@@ -197,9 +200,15 @@ impl Network {
         let hint = match (status.as_u16(), self.key_variable) {
             (401 | 403, Some(name)) => format!("The key was not accepted: check {name}."),
             (402, _) => "The account has no credit left.".into(),
-            (404, _) => format!("Check the model's name ({model}, --model) and the address (--base-url)."),
-            (429, _) => "The provider limits how often it may be asked; wait, or use another model.".into(),
-            (300..=399, _) => "The server wants to send us elsewhere; give that address with --base-url.".into(),
+            (404, _) => {
+                format!("Check the model's name ({model}, --model) and the address (--base-url).")
+            }
+            (429, _) => {
+                "The provider limits how often it may be asked; wait, or use another model.".into()
+            }
+            (300..=399, _) => {
+                "The server wants to send us elsewhere; give that address with --base-url.".into()
+            }
             (500.., _) => "The provider has a fault; try again later.".into(),
             _ => return None,
         };

@@ -154,7 +154,9 @@ fn stream_event(event: StreamEvent, tell: Tell<'_>) {
 
 fn note_text(note: &Note) -> String {
     match note {
-        Note::Repeated { tool, times } => format!("the model has made the same call of {tool} {times} times"),
+        Note::Repeated { tool, times } => {
+            format!("the model has made the same call of {tool} {times} times")
+        }
         Note::AnswerCut => "the answer was cut off at the token limit".into(),
     }
 }
@@ -181,9 +183,9 @@ async fn run_tool(
 ) -> (ToolCall, ToolResult, Option<Denial>) {
     let decision = match broker.decide(&call) {
         deny @ Decision::Deny { .. } => deny,
-        _ if repeated => Decision::Ask {
-            reason: "The same call was made too often; it needs a yes now.".into(),
-        },
+        _ if repeated => {
+            Decision::Ask { reason: "The same call was made too often; it needs a yes now.".into() }
+        }
         decision => decision,
     };
     let denied = |reason: String, unasked: bool| {

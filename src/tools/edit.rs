@@ -79,7 +79,6 @@ fn near_miss(text: &str, old: &str) -> String {
     }
 }
 
-
 #[cfg(test)]
 mod tests {
     use super::*;

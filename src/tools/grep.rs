@@ -34,8 +34,7 @@ pub struct Arguments {
 /// A glob without a slash is about names, one with a slash about whole relative paths.
 pub(super) fn file_glob(pattern: &str) -> Result<GlobMatcher, Fault> {
     let pattern = pattern.trim_start_matches("./");
-    let pattern =
-        if pattern.contains('/') { pattern.to_owned() } else { format!("**/{pattern}") };
+    let pattern = if pattern.contains('/') { pattern.to_owned() } else { format!("**/{pattern}") };
     GlobBuilder::new(&pattern)
         .literal_separator(true)
         .build()
@@ -52,10 +51,8 @@ pub fn run(call: &Call, roots: &Roots) -> Outcome {
         .build(&arguments.pattern)
         .map_err(|error| fault(format!("not a valid regular expression: {error}")))?;
     let include = arguments.include.as_deref().map(file_glob).transpose()?;
-    let mut searcher = SearcherBuilder::new()
-        .binary_detection(BinaryDetection::quit(0))
-        .line_number(true)
-        .build();
+    let mut searcher =
+        SearcherBuilder::new().binary_detection(BinaryDetection::quit(0)).line_number(true).build();
     let (mut found, mut count) = (String::new(), 0);
     walk::files(call, &start, |path| {
         let relative = path.strip_prefix(&start).unwrap_or(&path);
@@ -76,7 +73,9 @@ pub fn run(call: &Call, roots: &Roots) -> Outcome {
     })?;
     match count {
         0 => text("No matches.".into()),
-        MATCH_LIMIT.. => text(format!("{found}(stopped at {MATCH_LIMIT} matches; narrow the search)")),
+        MATCH_LIMIT.. => {
+            text(format!("{found}(stopped at {MATCH_LIMIT} matches; narrow the search)"))
+        }
         _ => text(found),
     }
 }

@@ -31,10 +31,11 @@ pub(super) fn files(
         .build();
     for entry in walk.flatten() {
         let is_file = entry.file_type().is_some_and(|kind| kind.is_file());
-        if is_file && !excluded.is_match(entry.path()) {
-            if let WalkState::Quit = visit(entry.into_path()) {
-                break;
-            }
+        if is_file
+            && !excluded.is_match(entry.path())
+            && let WalkState::Quit = visit(entry.into_path())
+        {
+            break;
         }
     }
     Ok(())

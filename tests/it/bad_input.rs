@@ -26,10 +26,7 @@ fn an_unknown_flag_is_a_usage_error_with_the_nearest_name() {
 fn an_unknown_mode_is_a_usage_error_that_names_the_modes() {
     let world = world();
 
-    let out = world
-        .zerostack(&["--mode", "carefree", "-p", "hi"])
-        .run()
-        .exits(2);
+    let out = world.zerostack(&["--mode", "carefree", "-p", "hi"]).run().exits(2);
 
     assert!(out.stderr.contains("carefree"), "{out}");
     for mode in ["restrictive", "readonly", "guarded", "standard", "yolo"] {
@@ -40,10 +37,7 @@ fn an_unknown_mode_is_a_usage_error_that_names_the_modes() {
 #[test]
 fn two_modes_at_once_are_a_usage_error() {
     let world = world();
-    world
-        .zerostack(&["--read-only", "--yolo", "--provider", "demo", "-p", "hi"])
-        .run()
-        .exits(2);
+    world.zerostack(&["--read-only", "--yolo", "--provider", "demo", "-p", "hi"]).run().exits(2);
 }
 
 #[test]
@@ -86,9 +80,8 @@ fn a_missing_key_names_its_variable_and_the_demo() {
     for account in accounts() {
         let world = World::new(account);
 
-        let out = world
-            .zerostack(&["--provider", "openai", "--model", "test-model", "-p", "hi"])
-            .run();
+        let out =
+            world.zerostack(&["--provider", "openai", "--model", "test-model", "-p", "hi"]).run();
 
         assert!([1, 3].contains(&out.status), "{out}");
         assert!(out.stderr.contains("OPENAI_API_KEY"), "{out}");
@@ -173,10 +166,7 @@ fn an_unknown_tool_is_an_error_for_the_model_and_the_run_goes_on() {
         assert_eq!(out.json()["answer"], "There is no such tool.");
         let told = server.finish()[1].result("u1");
         assert!(told.contains("launch_missiles"), "{told}");
-        assert!(
-            told.contains("list_dir"),
-            "the known tools are named: {told}"
-        );
+        assert!(told.contains("list_dir"), "the known tools are named: {told}");
     }
 }
 
@@ -247,10 +237,7 @@ fn an_edit_that_matches_twice_or_never_changes_nothing() {
     world.write("notes.txt", "twin\ntwin\n");
     let edit = |old: &str| json!({"path": "notes.txt", "edits": [{"old": old, "new": "x"}]});
     let server = ModelServer::start(vec![
-        Reply::calls(&[
-            ("twice", "edit", edit("twin")),
-            ("never", "edit", edit("single")),
-        ]),
+        Reply::calls(&[("twice", "edit", edit("twin")), ("never", "edit", edit("single"))]),
         Reply::text("Unchanged."),
     ]);
 

@@ -20,19 +20,11 @@ fn modules_use_only_what_the_table_allows() {
         if inside == Path::new("lib.rs") {
             continue;
         }
-        let module = inside
-            .components()
-            .next()
-            .unwrap()
-            .as_os_str()
-            .to_str()
-            .unwrap();
+        let module = inside.components().next().unwrap().as_os_str().to_str().unwrap();
         let module = module.trim_end_matches(".rs").to_owned();
         let source = fs::read_to_string(Path::new(PACKAGE).join(&file)).unwrap();
         for (target, line) in mentions(&source, depth(inside)) {
-            let allowed = table
-                .get(&module)
-                .is_some_and(|may_use| may_use.contains(&target));
+            let allowed = table.get(&module).is_some_and(|may_use| may_use.contains(&target));
             if target != module && !allowed {
                 wrong.push(format!(
                     "{}:{line}: `{module}` → `{target}` is not in the table",
@@ -49,20 +41,13 @@ fn modules_use_only_what_the_table_allows() {
         if !modules.contains(row) {
             wrong.push(format!("the table's row `{row}` has no module in src/"));
         }
-        for target in may_use
-            .iter()
-            .filter(|target| *target != "sandbox" && !modules.contains(*target))
+        for target in
+            may_use.iter().filter(|target| *target != "sandbox" && !modules.contains(*target))
         {
-            wrong.push(format!(
-                "the table lets `{row}` use `{target}`, which does not exist"
-            ));
+            wrong.push(format!("the table lets `{row}` use `{target}`, which does not exist"));
         }
     }
-    assert!(
-        wrong.is_empty(),
-        "the source and ARCHITECTURE.md differ:\n{}",
-        wrong.join("\n")
-    );
+    assert!(wrong.is_empty(), "the source and ARCHITECTURE.md differ:\n{}", wrong.join("\n"));
 }
 
 #[test]
@@ -71,15 +56,9 @@ fn the_sandbox_knows_no_agent() {
     let manifest: toml::Table = manifest.parse().unwrap();
     let mut names = Vec::new();
     dependencies(&manifest, &mut names);
-    assert!(
-        names.iter().any(|name| name == "landlock"),
-        "no dependencies found: {names:?}"
-    );
+    assert!(names.iter().any(|name| name == "landlock"), "no dependencies found: {names:?}");
     for stranger in ["tokio", "toml", "reqwest", env!("CARGO_PKG_NAME")] {
-        assert!(
-            !names.iter().any(|name| name == stranger),
-            "sandbox/Cargo.toml names {stranger}"
-        );
+        assert!(!names.iter().any(|name| name == stranger), "sandbox/Cargo.toml names {stranger}");
     }
 }
 
@@ -89,10 +68,7 @@ fn unsafe_stands_in_one_file() {
     let mut expected = 0;
     for file in rust_files(Path::new(PACKAGE)) {
         let source = fs::read_to_string(Path::new(PACKAGE).join(&file)).unwrap();
-        for token in tokens(&source)
-            .iter()
-            .filter(|token| token.text == "unsafe")
-        {
+        for token in tokens(&source).iter().filter(|token| token.text == "unsafe") {
             if file == Path::new(RAW_CALLS) {
                 expected += 1;
             } else {
@@ -100,10 +76,7 @@ fn unsafe_stands_in_one_file() {
             }
         }
     }
-    assert!(
-        expected > 0,
-        "{RAW_CALLS} has none: is it still the right file?"
-    );
+    assert!(expected > 0, "{RAW_CALLS} has none: is it still the right file?");
     assert!(wrong.is_empty(), "`unsafe` outside {RAW_CALLS}: {wrong:#?}");
 }
 
@@ -121,61 +94,32 @@ fn comments_and_strings_are_not_read() {
         use super::ninth;
         fn last() -> zerostack_sandbox::Error {}
     "##;
-    let found: Vec<String> = mentions(source, 1)
-        .into_iter()
-        .map(|(target, _)| target)
-        .collect();
-    assert_eq!(
-        found,
-        [
-            "first", "second", "third", "seventh", "eighth", "ninth", "sandbox"
-        ]
-    );
+    let found: Vec<String> = mentions(source, 1).into_iter().map(|(target, _)| target).collect();
+    assert_eq!(found, ["first", "second", "third", "seventh", "eighth", "ninth", "sandbox"]);
 }
 
 /// What each module may use, from the part of ARCHITECTURE.md between the two marks.
 fn table() -> BTreeMap<String, BTreeSet<String>> {
     let text = fs::read_to_string(Path::new(PACKAGE).join("ARCHITECTURE.md")).unwrap();
-    let marked = text
-        .lines()
-        .map(str::trim)
-        .skip_while(|line| *line != "<!-- borders -->")
-        .skip(1);
+    let marked = text.lines().map(str::trim).skip_while(|line| *line != "<!-- borders -->").skip(1);
     let marked = marked.take_while(|line| *line != "<!-- /borders -->");
     let mut table = BTreeMap::new();
     // The first two rows are the heading and the line below it.
     for line in marked.filter(|line| line.starts_with('|')).skip(2) {
         let cells: Vec<&str> = line.trim_matches('|').split('|').map(str::trim).collect();
-        let [module, may_use] = cells[..] else {
-            panic!("not two columns: {line}")
-        };
+        let [module, may_use] = cells[..] else { panic!("not two columns: {line}") };
         let uses = in_backticks(may_use);
-        assert!(
-            !uses.is_empty() || may_use == "–",
-            "neither names nor –: {line}"
-        );
-        let module = in_backticks(module)
-            .into_iter()
-            .next()
-            .unwrap_or_else(|| panic!("no module: {line}"));
-        assert!(
-            table.insert(module, uses).is_none(),
-            "twice in the table: {line}"
-        );
+        assert!(!uses.is_empty() || may_use == "–", "neither names nor –: {line}");
+        let module =
+            in_backticks(module).into_iter().next().unwrap_or_else(|| panic!("no module: {line}"));
+        assert!(table.insert(module, uses).is_none(), "twice in the table: {line}");
     }
-    assert!(
-        !table.is_empty(),
-        "no table between the marks in ARCHITECTURE.md"
-    );
+    assert!(!table.is_empty(), "no table between the marks in ARCHITECTURE.md");
     table
 }
 
 fn in_backticks(cell: &str) -> BTreeSet<String> {
-    cell.split('`')
-        .skip(1)
-        .step_by(2)
-        .map(str::to_owned)
-        .collect()
+    cell.split('`').skip(1).step_by(2).map(str::to_owned).collect()
 }
 
 /// Every name in a `dependencies` table of a manifest, and what it stands for if it was renamed.
@@ -190,12 +134,7 @@ fn dependencies(table: &toml::Table, names: &mut Vec<String>) {
         }
         for (name, wanted) in inner {
             names.push(name.clone());
-            names.extend(
-                wanted
-                    .get("package")
-                    .and_then(toml::Value::as_str)
-                    .map(str::to_owned),
-            );
+            names.extend(wanted.get("package").and_then(toml::Value::as_str).map(str::to_owned));
         }
     }
 }
@@ -308,9 +247,7 @@ fn tokens(source: &str) -> Vec<Token<'_>> {
     let mut rest = source;
     let mut line = 1;
     while let Some(first) = rest.chars().next() {
-        let skipped = comment(rest)
-            .or_else(|| string(rest))
-            .or_else(|| character(rest));
+        let skipped = comment(rest).or_else(|| string(rest)).or_else(|| character(rest));
         let length = skipped.unwrap_or_else(|| {
             if is_word(first) {
                 rest.find(|one| !is_word(one)).unwrap_or(rest.len())
@@ -359,17 +296,11 @@ fn string(text: &str) -> Option<usize> {
     let unraw = after_kind.strip_prefix('r');
     let after_hashes = unraw.unwrap_or(after_kind).trim_start_matches('#');
     let hashes = unraw.unwrap_or(after_kind).len() - after_hashes.len();
-    let content = after_hashes
-        .strip_prefix('"')
-        .filter(|_| unraw.is_some() || hashes == 0)?;
+    let content = after_hashes.strip_prefix('"').filter(|_| unraw.is_some() || hashes == 0)?;
     let start = text.len() - content.len();
     if unraw.is_some() {
         let end = format!("\"{}", "#".repeat(hashes));
-        return Some(
-            content
-                .find(&end)
-                .map_or(text.len(), |at| start + at + end.len()),
-        );
+        return Some(content.find(&end).map_or(text.len(), |at| start + at + end.len()));
     }
     let mut escaped = false;
     let end = content.bytes().position(|byte| {

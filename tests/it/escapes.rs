@@ -78,28 +78,14 @@ fn outside_the_sandbox_the_attempts_succeed() {
         let mut outside = account.command(Path::new("/usr/bin/env"));
         outside.args(scene.variables(&daemon));
         // Descriptor 9 is what F101 finds.
-        outside.args([
-            "sh",
-            "-c",
-            r#"exec "$0" "$@" 9</dev/null"#,
-            &scene.program,
-            "all",
-        ]);
-        outside
-            .env("FAKE_API_KEY", &scene.mark)
-            .current_dir(&scene.workspace)
-            .stdin(Stdio::null());
+        outside.args(["sh", "-c", r#"exec "$0" "$@" 9</dev/null"#, &scene.program, "all"]);
+        outside.env("FAKE_API_KEY", &scene.mark).current_dir(&scene.workspace).stdin(Stdio::null());
         let output = {
             let _turn = one_at_a_time();
             outside.output().unwrap()
         };
         let account = if account.uid() == 0 { "root" } else { "user" };
-        compare(
-            account,
-            account,
-            &String::from_utf8_lossy(&output.stdout),
-            &mut wrong,
-        );
+        compare(account, account, &String::from_utf8_lossy(&output.stdout), &mut wrong);
         if !output.status.success() {
             wrong.push(format!(
                 "{account}: {}: {}",
@@ -116,12 +102,7 @@ fn outside_the_sandbox_the_attempts_succeed() {
             }
         }
     }
-    assert!(
-        wrong.is_empty(),
-        "{} controls failed:\n{}",
-        wrong.len(),
-        wrong.join("\n")
-    );
+    assert!(wrong.is_empty(), "{} controls failed:\n{}", wrong.len(), wrong.join("\n"));
 }
 
 #[test]
@@ -129,33 +110,17 @@ fn most_attempts_have_a_control() {
     let rows = table();
     for account in ["root", "user"] {
         let with = rows.iter().filter(|row| row[account] != "-").count();
-        println!(
-            "{with} of {} attempts have a control as {account}",
-            rows.len()
-        );
-        assert!(
-            with * 100 >= rows.len() * 60,
-            "{with} controls as {account} are too few"
-        );
+        println!("{with} of {} attempts have a control as {account}", rows.len());
+        assert!(with * 100 >= rows.len() * 60, "{with} controls as {account} are too few");
     }
-    let without = rows
-        .iter()
-        .filter(|row| row["root"] == "-" && row["user"] == "-")
-        .count();
-    println!(
-        "{without} of {} attempts have no control at all",
-        rows.len()
-    );
+    let without = rows.iter().filter(|row| row["root"] == "-" && row["user"] == "-").count();
+    println!("{without} of {} attempts have no control at all", rows.len());
 }
 
 #[test]
 fn the_table_has_every_attempt() {
     let scene = Scene::new(Account::Current);
-    let listed = succeed(
-        Account::Current
-            .command(Path::new(&scene.program))
-            .arg("list"),
-    );
+    let listed = succeed(Account::Current.command(Path::new(&scene.program)).arg("list"));
     let listed: Vec<&str> = listed.lines().collect();
     let expected: Vec<&str> = table().iter().map(|row| row["id"]).collect();
     assert_eq!(listed, expected);
@@ -170,11 +135,7 @@ fn holds(mode: &str, flag: &str, account: Account) {
     let scene = Scene::new(account);
     let writes_workspace = matches!(mode, "standard" | "yolo");
     // Where the cell can write: a daemon that could not write anyway would go unnoticed.
-    let daemon = if writes_workspace {
-        scene.workspace.clone()
-    } else {
-        PathBuf::from("/tmp")
-    };
+    let daemon = if writes_workspace { scene.workspace.clone() } else { PathBuf::from("/tmp") };
     let daemon = daemon.join(format!("att-daemon-{}", scene.mark));
     let mut kept = vec![scene.out.clone()];
     if !writes_workspace {
@@ -195,19 +156,13 @@ fn holds(mode: &str, flag: &str, account: Account) {
     };
     compare(mode, mode, &output.stdout, &mut wrong);
     if output.status != 0 {
-        wrong.push(format!(
-            "{mode}: status {}: {}",
-            output.status, output.stderr
-        ));
+        wrong.push(format!("{mode}: status {}: {}", output.status, output.stderr));
     }
 
     sleep(DAEMON_WAIT);
     for file in daemon_files(&daemon) {
         if file.exists() {
-            wrong.push(format!(
-                "{mode}: a daemon lived on and wrote {}",
-                file.display()
-            ));
+            wrong.push(format!("{mode}: a daemon lived on and wrote {}", file.display()));
         }
     }
     for (directory, before) in kept.iter().zip(&before) {
@@ -255,10 +210,7 @@ impl Scene {
         place(&workspace.join("sub/file.txt"), "a file further down\n");
         place(&workspace.join(".git/HEAD"), "ref: refs/heads/main\n");
         place(&workspace.join(".git/config"), "[core]\n\tbare = false\n");
-        place(
-            &workspace.join(".git/hooks/pre-commit.sample"),
-            "#!/bin/sh\n",
-        );
+        place(&workspace.join(".git/hooks/pre-commit.sample"), "#!/bin/sh\n");
         place(&workspace.join(".git/info/exclude"), "\n");
         place(&out.join("victim.txt"), "a file beside the workspace\n");
         place(&out.join("linked.txt"), "one file, two names\n");
@@ -295,9 +247,7 @@ impl Scene {
             .map(Result::unwrap)
             .take_while(|line| !line.is_empty())
             .collect();
-        let pid = victim_variables
-            .iter()
-            .find_map(|line| line.strip_prefix("ATT_PID="));
+        let pid = victim_variables.iter().find_map(|line| line.strip_prefix("ATT_PID="));
         let pid = pid.expect("the victim did not start").parse().unwrap();
         let victim_pids = vec![pid, victim.id()];
         Scene {
@@ -322,10 +272,8 @@ impl Scene {
             ("OUT", &self.out),
             ("DAEMON", daemon),
         ];
-        let mut variables: Vec<String> = places
-            .iter()
-            .map(|(name, path)| format!("ATT_{name}={}", path.display()))
-            .collect();
+        let mut variables: Vec<String> =
+            places.iter().map(|(name, path)| format!("ATT_{name}={}", path.display())).collect();
         variables.push(format!("ATT_MARK={}", self.mark));
         variables.extend(self.victim_variables.iter().cloned());
         variables.extend(RESOURCES.map(str::to_owned));
@@ -364,12 +312,7 @@ fn attempts() -> &'static [u8] {
         let world = World::new(Account::Current);
         let binary = world.root().join("attempts");
         succeed(
-            Account::Current
-                .command(Path::new("cc"))
-                .arg("-O1")
-                .arg("-o")
-                .arg(&binary)
-                .arg(source),
+            Account::Current.command(Path::new("cc")).arg("-O1").arg("-o").arg(&binary).arg(source),
         );
         fs::read(binary).unwrap()
     })
@@ -410,9 +353,7 @@ fn compare(label: &str, column: &str, stdout: &str, wrong: &mut Vec<String>) {
         match answers.get(id) {
             None => wrong.push(format!("{label} {id}: expected {expected}, got no answer")),
             Some((result, detail)) if !expected.split('|').any(|one| one == *result) => {
-                wrong.push(format!(
-                    "{label} {id}: expected {expected}, got {result} ({detail})"
-                ));
+                wrong.push(format!("{label} {id}: expected {expected}, got {result} ({detail})"));
             }
             Some(_) => {}
         }
@@ -420,10 +361,7 @@ fn compare(label: &str, column: &str, stdout: &str, wrong: &mut Vec<String>) {
 }
 
 fn daemon_files(daemon: &Path) -> [PathBuf; 2] {
-    [
-        daemon.to_path_buf(),
-        PathBuf::from(format!("{}.double", daemon.display())),
-    ]
+    [daemon.to_path_buf(), PathBuf::from(format!("{}.double", daemon.display()))]
 }
 
 /// Mode, size and hash of the content by path. Directories and sockets have no content to compare.
@@ -436,11 +374,7 @@ fn listing(directory: &Path) -> Listing {
         let meta = fs::symlink_metadata(&path).unwrap();
         let mut hasher = DefaultHasher::new();
         if meta.is_dir() {
-            open.extend(
-                fs::read_dir(&path)
-                    .unwrap()
-                    .map(|entry| entry.unwrap().path()),
-            );
+            open.extend(fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
         } else if meta.is_file() {
             fs::read(&path).unwrap().hash(&mut hasher);
         } else if meta.is_symlink() {
@@ -457,9 +391,7 @@ fn changes(before: &Listing, after: &Listing) -> Vec<String> {
     let gone = gone.map(|path| format!("{} is gone", path.display()));
     let new = after.keys().filter(|path| !before.contains_key(*path));
     let new = new.map(|path| format!("{} is new", path.display()));
-    let other = before
-        .iter()
-        .filter(|(path, was)| after.get(*path).is_some_and(|is| is != *was));
+    let other = before.iter().filter(|(path, was)| after.get(*path).is_some_and(|is| is != *was));
     let other = other.map(|(path, _)| format!("{} was changed", path.display()));
     gone.chain(new).chain(other).collect()
 }
@@ -480,10 +412,6 @@ fn give_to_owner(home: &Path) {
 /// What the command prints.
 fn succeed(command: &mut Command) -> String {
     let output = command.stdin(Stdio::null()).output().unwrap();
-    assert!(
-        output.status.success(),
-        "{command:?}: {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
+    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap()
 }

@@ -35,10 +35,7 @@ fn denied_tools(result: &Value) -> Vec<String> {
         let reason = denial["reason"].as_str().unwrap();
         assert!(!reason.is_empty(), "{result:#}");
     }
-    denials
-        .iter()
-        .map(|denial| denial["tool"].as_str().unwrap().to_owned())
-        .collect()
+    denials.iter().map(|denial| denial["tool"].as_str().unwrap().to_owned()).collect()
 }
 
 #[test]
@@ -70,10 +67,7 @@ fn a_run_reads_and_searches_at_once_then_edits_then_runs_a_command_then_answers(
         let read = requests[1].result("r1");
         assert!(read.contains("one") && read.contains("two"), "{read}");
         let found = requests[1].result("g1");
-        assert!(
-            found.contains("notes.txt") && found.contains("two"),
-            "{found}"
-        );
+        assert!(found.contains("notes.txt") && found.contains("two"), "{found}");
         let diff = requests[2].result("e1");
         assert!(diff.contains("-two") && diff.contains("+three"), "{diff}");
         let listed = requests[3].result("b1");
@@ -86,10 +80,7 @@ fn a_file_that_a_tool_makes_belongs_to_the_user_who_ran_the_program() {
     use std::os::unix::fs::MetadataExt;
     for account in accounts() {
         let world = World::new(account);
-        let server = model(vec![
-            write("w1", "deep/er/new.txt"),
-            Reply::text("Made it."),
-        ]);
+        let server = model(vec![write("w1", "deep/er/new.txt"), Reply::text("Made it.")]);
 
         world.ask(&server, "Make a file").run().exits(0);
 
@@ -107,17 +98,9 @@ fn find_files_list_dir_and_todo_write_answer_the_model() {
     world.write("README.md", "An engine.\n");
     let server = model(vec![
         Reply::calls(&[
-            (
-                "f1",
-                "find_files",
-                json!({"pattern": "**/*.rs", "path": "."}),
-            ),
+            ("f1", "find_files", json!({"pattern": "**/*.rs", "path": "."})),
             ("l1", "list_dir", json!({"path": "."})),
-            (
-                "t1",
-                "todo_write",
-                json!({"todos": [{"content": "start it", "status": "pending"}]}),
-            ),
+            ("t1", "todo_write", json!({"todos": [{"content": "start it", "status": "pending"}]})),
         ]),
         Reply::text("Looked around."),
     ]);
@@ -132,10 +115,7 @@ fn find_files_list_dir_and_todo_write_answer_the_model() {
     assert!(found.contains("src/engine.rs"), "{found}");
     assert!(!found.contains("README.md"), "{found}");
     let listed = requests[1].result("l1");
-    assert!(
-        listed.contains("README.md") && listed.contains("src"),
-        "{listed}"
-    );
+    assert!(listed.contains("README.md") && listed.contains("src"), "{listed}");
 }
 
 #[test]
@@ -144,11 +124,7 @@ fn standard_input_is_appended_to_the_prompt() {
         let world = World::new(account);
         let server = model(vec![Reply::text("Fine.")]);
 
-        world
-            .ask(&server, "review this")
-            .stdin("let x = unreviewed;\n")
-            .run()
-            .exits(0);
+        world.ask(&server, "review this").stdin("let x = unreviewed;\n").run().exits(0);
 
         let said = server.finish()[0].said_by("user").join("\n");
         let (prompt, input) = (said.find("review this"), said.find("let x = unreviewed;"));
@@ -284,11 +260,7 @@ fn in_read_only_mode_a_write_is_denied_and_the_file_stays() {
         world.write("notes.txt", "kept\n");
         let server = model(vec![
             Reply::calls(&[
-                (
-                    "w1",
-                    "write",
-                    json!({"path": "notes.txt", "content": "lost\n"}),
-                ),
+                ("w1", "write", json!({"path": "notes.txt", "content": "lost\n"})),
                 (
                     "e1",
                     "edit",
@@ -314,10 +286,7 @@ fn in_read_only_mode_a_write_is_denied_and_the_file_stays() {
         assert_eq!(out.fate("r1"), "ok", "{out}");
         assert_eq!(denied_tools(&out.json()), ["write", "edit", "bash"]);
         let told = server.finish()[1].result("w1");
-        assert!(
-            told.contains("denied") && told.contains("readonly"),
-            "{told}"
-        );
+        assert!(told.contains("denied") && told.contains("readonly"), "{told}");
     }
 }
 
@@ -325,10 +294,7 @@ fn in_read_only_mode_a_write_is_denied_and_the_file_stays() {
 fn an_unsafe_command_that_nobody_can_approve_is_denied_and_the_run_goes_on() {
     for account in accounts() {
         let world = World::new(account);
-        let server = model(vec![
-            bash("b1", "touch made.txt"),
-            Reply::text("I could not make it."),
-        ]);
+        let server = model(vec![bash("b1", "touch made.txt"), Reply::text("I could not make it.")]);
 
         let out = world.ask(&server, "Make it").run().exits(4);
 
@@ -412,12 +378,7 @@ fn in_guarded_mode_a_write_needs_an_approval() {
         let world = World::new(account);
         let server = model(vec![write("w1", "new.txt"), Reply::text("I may not.")]);
 
-        let out = world
-            .ask(&server, "Make it")
-            .args(&["--guarded"])
-            .json()
-            .run()
-            .exits(4);
+        let out = world.ask(&server, "Make it").args(&["--guarded"]).json().run().exits(4);
 
         assert_eq!(out.fate("w1"), "denied", "{out}");
         assert_eq!(out.json()["mode"], "guarded");
@@ -432,21 +393,9 @@ fn in_guarded_mode_an_approval_is_for_its_path_only() {
         let world = World::new(account);
         let server = model(vec![
             Reply::calls(&[
-                (
-                    "yes",
-                    "write",
-                    json!({"path": "new.txt", "content": "made\n"}),
-                ),
-                (
-                    "no",
-                    "write",
-                    json!({"path": "new2.txt", "content": "made\n"}),
-                ),
-                (
-                    "deep",
-                    "write",
-                    json!({"path": "sub/new.txt", "content": "made\n"}),
-                ),
+                ("yes", "write", json!({"path": "new.txt", "content": "made\n"})),
+                ("no", "write", json!({"path": "new2.txt", "content": "made\n"})),
+                ("deep", "write", json!({"path": "sub/new.txt", "content": "made\n"})),
             ]),
             Reply::text("One of three."),
         ]);
@@ -504,11 +453,7 @@ fn a_deny_rule_for_a_path_holds_for_every_way_to_it() {
             Reply::calls(&[
                 ("r1", "read", json!({"path": "private/diary.txt"})),
                 ("r2", "read", json!({"path": "./x/..//private/diary.txt"})),
-                (
-                    "g1",
-                    "grep",
-                    json!({"pattern": "canary|public", "path": "."}),
-                ),
+                ("g1", "grep", json!({"pattern": "canary|public", "path": "."})),
                 ("ok", "read", json!({"path": "notes.txt"})),
             ]),
             Reply::text("Seen."),
@@ -542,12 +487,8 @@ fn the_turn_limit_ends_the_run() {
         Reply::call("r2", "read", json!({"path": "b.txt"})),
     ]);
 
-    let out = world
-        .ask(&server, "Go on for ever")
-        .args(&["--max-turns", "2"])
-        .json()
-        .run()
-        .exits(5);
+    let out =
+        world.ask(&server, "Go on for ever").args(&["--max-turns", "2"]).json().run().exits(5);
 
     let result = out.json();
     assert_eq!(result["status"], "limit");
@@ -561,13 +502,8 @@ fn a_call_that_is_repeated_is_warned_of_and_then_refused() {
     let world = World::new(Account::Current);
     world.write("notes.txt", "the same old line\n");
     let read = |id: &str| Reply::call(id, "read", json!({"path": "notes.txt"}));
-    let server = model(vec![
-        read("c1"),
-        read("c2"),
-        read("c3"),
-        read("c4"),
-        Reply::text("I stop."),
-    ]);
+    let server =
+        model(vec![read("c1"), read("c2"), read("c3"), read("c4"), Reply::text("I stop.")]);
 
     let out = world.ask(&server, "Loop").json().run().exits(4);
 
@@ -620,9 +556,7 @@ fn an_interrupt_while_a_command_runs_ends_the_command_too() {
             .args(&["--allow", "bash(touch started)"])
             .args(&["--allow", "bash(sleep *)"])
             .spawn();
-        until("the command runs", || {
-            world.has("started") && !sleepers(nap).is_empty()
-        });
+        until("the command runs", || world.has("started") && !sleepers(nap).is_empty());
 
         kill(pid(&child), Signal::SIGINT).unwrap();
         wait(child).exits(130);
@@ -667,10 +601,7 @@ fn processes() -> Vec<u32> {
 fn the_key_is_in_no_environment_that_a_command_can_read() {
     for account in accounts() {
         let world = World::new(account);
-        let server = model(vec![
-            bash("b1", "env; cat /proc/*/environ"),
-            Reply::text("No key."),
-        ]);
+        let server = model(vec![bash("b1", "env; cat /proc/*/environ"), Reply::text("No key.")]);
 
         let out = world
             .ask(&server, "Find the key")
@@ -702,10 +633,8 @@ fn the_key_is_in_the_environment_of_no_process_but_the_supervisor() {
         server.wait_for_requests(1);
 
         let below = descendants(child.id());
-        let environments: Vec<_> = below
-            .iter()
-            .map(|pid| fs::read(format!("/proc/{pid}/environ")))
-            .collect();
+        let environments: Vec<_> =
+            below.iter().map(|pid| fs::read(format!("/proc/{pid}/environ"))).collect();
         kill(pid(&child), Signal::SIGINT).unwrap();
         wait(child).exits(130);
 
@@ -720,10 +649,8 @@ fn the_key_is_in_the_environment_of_no_process_but_the_supervisor() {
 }
 
 fn descendants(ancestor: u32) -> Vec<u32> {
-    let parents: Vec<(u32, u32)> = processes()
-        .into_iter()
-        .filter_map(|pid| Some((pid, parent(pid)?)))
-        .collect();
+    let parents: Vec<(u32, u32)> =
+        processes().into_iter().filter_map(|pid| Some((pid, parent(pid)?))).collect();
     let mut found = vec![ancestor];
     let mut at = 0;
     while at < found.len() {
@@ -741,9 +668,7 @@ fn parent(pid: u32) -> Option<u32> {
 }
 
 fn contains(bytes: &[u8], words: &str) -> bool {
-    bytes
-        .windows(words.len())
-        .any(|part| part == words.as_bytes())
+    bytes.windows(words.len()).any(|part| part == words.as_bytes())
 }
 
 #[test]
@@ -756,11 +681,8 @@ fn the_demo_explains_the_project_and_names_what_refused_its_attempts() {
         world.write("../.ssh/id_ed25519", "a canary key\n");
         let before = outside(&world);
 
-        let out = world
-            .zerostack(&["--provider", "demo"])
-            .prompt("Explain this project")
-            .run()
-            .exits(0);
+        let out =
+            world.zerostack(&["--provider", "demo"]).prompt("Explain this project").run().exits(0);
 
         assert!(out.stdout.contains(first), "{out}");
         for (attempt, layers) in [
@@ -823,10 +745,8 @@ fn sandbox_runs_a_command_and_returns_its_status() {
     for account in accounts() {
         let world = World::new(account);
 
-        let out = world
-            .zerostack(&["sandbox", "--", "sh", "-c", "echo heard; exit 9"])
-            .run()
-            .exits(9);
+        let out =
+            world.zerostack(&["sandbox", "--", "sh", "-c", "echo heard; exit 9"]).run().exits(9);
 
         assert_eq!(out.stdout, "heard\n");
     }
@@ -837,10 +757,7 @@ fn sandbox_holds_a_command_to_its_mode() {
     for account in accounts() {
         let world = World::new(account);
 
-        world
-            .zerostack(&["sandbox", "--standard", "--", "touch", "made.txt"])
-            .run()
-            .exits(0);
+        world.zerostack(&["sandbox", "--standard", "--", "touch", "made.txt"]).run().exits(0);
         assert!(world.has("made.txt"));
 
         world
@@ -860,10 +777,8 @@ fn doctor_and_policy_print_json_for_programs() {
         assert_eq!(doctor.json()["rung"], "native", "{doctor}");
 
         for mode in ["restrictive", "readonly", "guarded", "standard", "yolo"] {
-            let shown = world
-                .zerostack(&["policy", "show", "--mode", mode, "--json"])
-                .run()
-                .exits(0);
+            let shown =
+                world.zerostack(&["policy", "show", "--mode", mode, "--json"]).run().exits(0);
             assert_eq!(shown.json()["mode"], mode, "{shown}");
         }
     }

@@ -22,14 +22,7 @@ const END: Duration = Duration::from_secs(3);
 #[test]
 fn a_killed_supervisor_takes_a_command_along() {
     let most = kill_at_many_moments(
-        &[
-            "sandbox",
-            "--standard",
-            "--",
-            "sh",
-            "-c",
-            "sleep 300 & sleep 300",
-        ],
+        &["sandbox", "--standard", "--", "sh", "-c", "sleep 300 & sleep 300"],
         &[],
     );
     // Else every kill came before there was anything to take along.
@@ -49,12 +42,7 @@ fn a_background_process_ends_with_its_command() {
         let world = World::new(account);
         // `run` gives up long before the sleeper would end by itself.
         let output = sandboxed(&world, "sleep 300 & echo done").run();
-        assert_eq!(
-            (output.status, output.stdout.as_str()),
-            (0, "done\n"),
-            "{}",
-            output.stderr
-        );
+        assert_eq!((output.status, output.stdout.as_str()), (0, "done\n"), "{}", output.stderr);
         let left = left_over(world.root(), &[], END);
         assert!(left.is_empty(), "still running: {left:#?}");
     }
@@ -72,9 +60,7 @@ fn the_exit_status_is_the_command_s() {
 #[test]
 fn standard_streams_are_passed_through() {
     let world = World::new(Account::Current);
-    let output = sandboxed(&world, "cat")
-        .stdin("first\nlast without an end")
-        .run();
+    let output = sandboxed(&world, "cat").stdin("first\nlast without an end").run();
     assert_eq!(
         (output.status, output.stdout.as_str()),
         (0, "first\nlast without an end"),
@@ -83,17 +69,8 @@ fn standard_streams_are_passed_through() {
     );
 
     let output = sandboxed(&world, "echo to-output; echo to-error >&2").run();
-    assert_eq!(
-        (output.status, output.stdout.as_str()),
-        (0, "to-output\n"),
-        "{}",
-        output.stderr
-    );
-    assert!(
-        output.stderr.lines().any(|line| line == "to-error"),
-        "{}",
-        output.stderr
-    );
+    assert_eq!((output.status, output.stdout.as_str()), (0, "to-output\n"), "{}", output.stderr);
+    assert!(output.stderr.lines().any(|line| line == "to-error"), "{}", output.stderr);
     assert!(!output.stderr.contains("to-output"), "{}", output.stderr);
 }
 
@@ -135,33 +112,18 @@ fn kill_at_many_moments(arguments: &[&str], records: &[&str]) -> usize {
 
         let new: Vec<String> = mounts().difference(&mounts_before).cloned().collect();
         assert!(new.is_empty(), "user {uid}: new mounts: {new:#?}");
-        let mut new: Vec<PathBuf> = files_below(&home)
-            .difference(&files_before)
-            .cloned()
-            .collect();
-        new.retain(|path| {
-            !records
-                .iter()
-                .any(|record| path.starts_with(home.join(record)))
-        });
-        assert!(
-            new.is_empty(),
-            "user {uid}: new files in the home: {new:#?}"
-        );
+        let mut new: Vec<PathBuf> = files_below(&home).difference(&files_before).cloned().collect();
+        new.retain(|path| !records.iter().any(|record| path.starts_with(home.join(record))));
+        assert!(new.is_empty(), "user {uid}: new files in the home: {new:#?}");
         let new = lasting_names(&shared_before);
-        assert!(
-            new.is_empty(),
-            "user {uid}: new files in shared places: {new:#?}"
-        );
+        assert!(new.is_empty(), "user {uid}: new files in shared places: {new:#?}");
     }
     most
 }
 
 /// Up to the distance between two delays, so that not every run of the tests kills at the same moments.
 fn jitter() -> Duration {
-    let now = SystemTime::now()
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .unwrap();
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
     Duration::from_micros(u64::from(now.subsec_micros()) % 13_000)
 }
 
@@ -172,10 +134,7 @@ pub(crate) fn left_over(root: &Path, known: &[u32], limit: Duration) -> Vec<Stri
         let mut left = processes_of(root);
         left.retain(|(pid, _)| !known.contains(pid));
         if left.is_empty() || start.elapsed() > limit {
-            return left
-                .into_iter()
-                .map(|(pid, what)| format!("{pid} {what}"))
-                .collect();
+            return left.into_iter().map(|(pid, what)| format!("{pid} {what}")).collect();
         }
         sleep(Duration::from_millis(20));
     }
@@ -187,30 +146,17 @@ fn processes_of(root: &Path) -> Vec<(u32, String)> {
     let root = root.as_os_str().as_bytes();
     let mut found = Vec::new();
     for entry in fs::read_dir("/proc").unwrap().flatten() {
-        let Some(pid) = entry
-            .file_name()
-            .to_str()
-            .and_then(|name| name.parse().ok())
-        else {
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
             continue;
         };
         let process = entry.path();
-        let link = |name| {
-            fs::read_link(process.join(name))
-                .unwrap_or_default()
-                .into_os_string()
-        };
+        let link = |name| fs::read_link(process.join(name)).unwrap_or_default().into_os_string();
         let text = |name| fs::read(process.join(name)).unwrap_or_default();
         let (program, directory) = (link("exe"), link("cwd"));
         let (arguments, environment) = (text("cmdline"), text("environ"));
-        if [
-            program.as_bytes(),
-            directory.as_bytes(),
-            &arguments,
-            &environment,
-        ]
-        .iter()
-        .any(|text| names(text, root))
+        if [program.as_bytes(), directory.as_bytes(), &arguments, &environment]
+            .iter()
+            .any(|text| names(text, root))
         {
             let arguments = String::from_utf8_lossy(&arguments).replace('\0', " ");
             found.push((pid, format!("{} ({arguments})", program.display())));
@@ -221,21 +167,12 @@ fn processes_of(root: &Path) -> Vec<(u32, String)> {
 
 /// Whether the path stands in the text as a whole, not as the beginning of a longer name.
 fn names(text: &[u8], path: &[u8]) -> bool {
-    let longer = |at: usize| {
-        text.get(at + path.len())
-            .is_some_and(u8::is_ascii_alphanumeric)
-    };
-    text.windows(path.len())
-        .enumerate()
-        .any(|(at, part)| part == path && !longer(at))
+    let longer = |at: usize| text.get(at + path.len()).is_some_and(u8::is_ascii_alphanumeric);
+    text.windows(path.len()).enumerate().any(|(at, part)| part == path && !longer(at))
 }
 
 fn mounts() -> BTreeSet<String> {
-    fs::read_to_string("/proc/self/mountinfo")
-        .unwrap()
-        .lines()
-        .map(str::to_owned)
-        .collect()
+    fs::read_to_string("/proc/self/mountinfo").unwrap().lines().map(str::to_owned).collect()
 }
 
 fn files_below(directory: &Path) -> BTreeSet<PathBuf> {
@@ -270,9 +207,8 @@ fn lasting_names(before: &BTreeSet<PathBuf>) -> Vec<PathBuf> {
     loop {
         let mut new: Vec<PathBuf> = shared_names().difference(before).cloned().collect();
         new.retain(|path| {
-            let of_attempts = path
-                .file_name()
-                .is_some_and(|name| name.as_bytes().starts_with(b"att-"));
+            let of_attempts =
+                path.file_name().is_some_and(|name| name.as_bytes().starts_with(b"att-"));
             !of_attempts && !path.join("home/project").is_dir() && path.exists()
         });
         if new.is_empty() || start.elapsed() > Duration::from_secs(20) {

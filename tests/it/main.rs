@@ -4,10 +4,7 @@
 //! scripted server on loopback that checks each request. Run as root, the tests run twice:
 //! as root and as an ordinary user made for them.
 
-#![allow(
-    clippy::disallowed_methods,
-    reason = "tests start the product and its peers as programs"
-)]
+#![allow(clippy::disallowed_methods, reason = "tests start the product and its peers as programs")]
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod bad_input;

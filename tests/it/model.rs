@@ -44,16 +44,8 @@ fn a_request_offers_the_eight_tools_and_asks_for_a_stream_with_usage() {
     assert!(request.asks_for_usage(), "{:#}", request.body);
     let mut names = request.tool_names();
     names.sort();
-    let expected = [
-        "bash",
-        "edit",
-        "find_files",
-        "grep",
-        "list_dir",
-        "read",
-        "todo_write",
-        "write",
-    ];
+    let expected =
+        ["bash", "edit", "find_files", "grep", "list_dir", "read", "todo_write", "write"];
     assert_eq!(names, expected);
 }
 
@@ -198,11 +190,7 @@ fn an_unreachable_server_is_named() {
         let world = World::new(account);
         let address = closed_port();
 
-        let out = world
-            .ask_at(&format!("http://{address}/v1"), "hello")
-            .json()
-            .run()
-            .exits(3);
+        let out = world.ask_at(&format!("http://{address}/v1"), "hello").json().run().exits(3);
 
         assert!(error_of(&out).contains(&address), "{out}");
     }
@@ -297,10 +285,7 @@ fn a_call_whose_arguments_are_cut_off_is_not_run() {
 #[test]
 fn a_stream_cut_before_its_first_token_is_tried_again() {
     let world = world();
-    let server = ModelServer::start(vec![
-        Reply::text("Lost.").cut_after(0),
-        Reply::text("Found."),
-    ]);
+    let server = ModelServer::start(vec![Reply::text("Lost.").cut_after(0), Reply::text("Found.")]);
 
     let out = world.ask(&server, "hello").run().exits(0);
 
@@ -320,12 +305,8 @@ fn a_recorded_run_is_played_back_without_server_and_key() {
         let file = world.home().join("run.record");
         let file = file.to_str().unwrap();
 
-        let first = world
-            .ask(&server, "What is in it?")
-            .args(&["--record", file])
-            .json()
-            .run()
-            .exits(0);
+        let first =
+            world.ask(&server, "What is in it?").args(&["--record", file]).json().run().exits(0);
         let address = server.base_url();
         server.finish();
         let recorded = fs::read_to_string(file).unwrap();

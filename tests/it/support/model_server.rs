@@ -45,18 +45,12 @@ struct State {
 impl ModelServer {
     /// Each request takes the next reply; one more, or one less, is a violation.
     pub fn start(replies: Vec<Reply>) -> ModelServer {
-        ModelServer::serve(State {
-            replies: replies.into(),
-            ..State::default()
-        })
+        ModelServer::serve(State { replies: replies.into(), ..State::default() })
     }
 
     /// Every request gets this reply, as often as the client asks.
     pub fn always(reply: Reply) -> ModelServer {
-        ModelServer::serve(State {
-            always: Some(reply),
-            ..State::default()
-        })
+        ModelServer::serve(State { always: Some(reply), ..State::default() })
     }
 
     /// From now on each request must carry this key.
@@ -84,9 +78,7 @@ impl ModelServer {
         let (state, late) = self
             .shared
             .changed
-            .wait_timeout_while(self.shared.lock(), limit, |state| {
-                state.requests.len() < count
-            })
+            .wait_timeout_while(self.shared.lock(), limit, |state| state.requests.len() < count)
             .unwrap();
         let seen = state.requests.len();
         drop(state);
@@ -115,17 +107,10 @@ impl ModelServer {
     fn serve(state: State) -> ModelServer {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        let shared = Arc::new(Shared {
-            state: Mutex::new(state),
-            changed: Condvar::new(),
-        });
+        let shared = Arc::new(Shared { state: Mutex::new(state), changed: Condvar::new() });
         let accepting = Arc::clone(&shared);
         thread::spawn(move || accepting.accept(&listener));
-        ModelServer {
-            address,
-            shared,
-            finished: false,
-        }
+        ModelServer { address, shared, finished: false }
     }
 
     fn stop(&mut self) {
@@ -142,10 +127,7 @@ impl Drop for ModelServer {
             return;
         }
         self.stop();
-        assert!(
-            thread::panicking(),
-            "a test that does not call finish() checks no request"
-        );
+        assert!(thread::panicking(), "a test that does not call finish() checks no request");
     }
 }
 
@@ -187,10 +169,7 @@ impl Shared {
     /// Checks a request, records it, and finds its reply.
     fn judge(&self, request: Request) -> Reply {
         let mut state = self.lock();
-        let before = state
-            .requests
-            .last()
-            .map_or_else(Vec::new, Request::raw_messages);
+        let before = state.requests.last().map_or_else(Vec::new, Request::raw_messages);
         let number = state.requests.len() + 1;
         for wrong in violations(&request, &before, state.key.as_deref()) {
             state.violations.push(format!("request {number}: {wrong}"));
@@ -198,19 +177,13 @@ impl Shared {
         let post = request.method == "POST";
         state.requests.push(request);
         self.changed.notify_all();
-        let scripted = if post {
-            state.replies.pop_front()
-        } else {
-            None
-        };
-        let reply = scripted
-            .or_else(|| state.always.clone())
-            .unwrap_or_else(|| {
-                let wrong = format!("request {number}: the script has no reply for it");
-                state.violations.push(wrong);
-                let error = json!({"error": {"message": "the script is at its end"}});
-                Reply::status(400, &[], error)
-            });
+        let scripted = if post { state.replies.pop_front() } else { None };
+        let reply = scripted.or_else(|| state.always.clone()).unwrap_or_else(|| {
+            let wrong = format!("request {number}: the script has no reply for it");
+            state.violations.push(wrong);
+            let error = json!({"error": {"message": "the script is at its end"}});
+            Reply::status(400, &[], error)
+        });
         if let End::Cut(bytes) | End::Hang(bytes) = reply.end
             && bytes >= reply.bytes(false).len()
         {
@@ -261,9 +234,7 @@ fn read_request(reader: &mut impl BufRead) -> io::Result<Option<Request>> {
         let Some((name, value)) = line.split_once(':') else {
             break;
         };
-        request
-            .headers
-            .insert(name.to_ascii_lowercase(), value.trim().to_owned());
+        request.headers.insert(name.to_ascii_lowercase(), value.trim().to_owned());
     }
     request.text = String::from_utf8_lossy(&read_body(reader, &request)?).into_owned();
     request.body = serde_json::from_str(&request.text).unwrap_or_default();

@@ -33,11 +33,7 @@ impl Request {
 
     /// The texts of all messages with this role.
     pub fn said_by(&self, role: &str) -> Vec<String> {
-        self.messages()
-            .iter()
-            .filter(|message| message["role"] == role)
-            .map(text_of)
-            .collect()
+        self.messages().iter().filter(|message| message["role"] == role).map(text_of).collect()
     }
 
     pub fn tool_names(&self) -> Vec<String> {
@@ -55,7 +51,7 @@ impl Request {
 
     /// The text of each message, byte for byte.
     pub fn raw_messages(&self) -> Vec<String> {
-        member(&self.text, "messages").map_or_else(Vec::new, |text| elements(text))
+        member(&self.text, "messages").map_or_else(Vec::new, elements)
     }
 }
 
@@ -63,10 +59,7 @@ impl Request {
 fn text_of(message: &Value) -> String {
     match &message["content"] {
         Value::String(text) => text.clone(),
-        Value::Array(parts) => parts
-            .iter()
-            .filter_map(|part| part["text"].as_str())
-            .collect(),
+        Value::Array(parts) => parts.iter().filter_map(|part| part["text"].as_str()).collect(),
         _ => String::new(),
     }
 }
@@ -88,10 +81,7 @@ fn check_head(request: &Request, key: Option<&str>, wrong: &mut Vec<String>) {
     if (method, path) != ("POST", "/v1/chat/completions") {
         wrong.push(format!("unexpected request: {method} {path}"));
     }
-    let kind = request
-        .headers
-        .get("content-type")
-        .map_or("", String::as_str);
+    let kind = request.headers.get("content-type").map_or("", String::as_str);
     if kind.split(';').next() != Some("application/json") {
         wrong.push(format!("content-type is {kind:?}"));
     }
@@ -131,10 +121,7 @@ fn check_roles(messages: &[Value], wrong: &mut Vec<String>) {
             wrong.push(format!("message {at} ({role}) has content {content}"));
         }
     }
-    if messages
-        .last()
-        .is_some_and(|last| last["role"] == "assistant")
-    {
+    if messages.last().is_some_and(|last| last["role"] == "assistant") {
         wrong.push("the last message is the assistant's own".to_owned());
     }
 }
@@ -147,9 +134,7 @@ fn check_pairs(messages: &[Value], wrong: &mut Vec<String>) {
             let id = message["tool_call_id"].as_str().unwrap_or("");
             match open.iter().position(|call| call == id) {
                 Some(index) => drop(open.remove(index)),
-                None => wrong.push(format!(
-                    "message {at} answers {id:?}, which is no open call"
-                )),
+                None => wrong.push(format!("message {at} answers {id:?}, which is no open call")),
             }
             continue;
         }
@@ -194,9 +179,7 @@ fn check_tools(tools: &Value, wrong: &mut Vec<String>) {
             wrong.push(format!("malformed tool: {tool}"));
         }
         if function["parameters"]["type"] != "object" {
-            wrong.push(format!(
-                "the parameters of tool {name:?} are no object schema"
-            ));
+            wrong.push(format!("the parameters of tool {name:?} are no object schema"));
         }
         if names.contains(&name) {
             wrong.push(format!("two tools are called {name:?}"));
@@ -209,9 +192,7 @@ fn check_tools(tools: &Value, wrong: &mut Vec<String>) {
 fn check_prefix(before: &[String], now: &[String], wrong: &mut Vec<String>) {
     if now.len() < before.len() {
         let (had, has) = (before.len(), now.len());
-        wrong.push(format!(
-            "the conversation shrank from {had} to {has} messages"
-        ));
+        wrong.push(format!("the conversation shrank from {had} to {has} messages"));
     }
     for (at, (old, new)) in before.iter().zip(now).enumerate() {
         if old != new {
@@ -261,34 +242,24 @@ fn elements(array: &str) -> Vec<String> {
 // the product vacuous.
 
 fn parsed(text: &str) -> Request {
-    let headers = [
-        ("content-type", "application/json"),
-        ("authorization", "Bearer k"),
-    ];
+    let headers = [("content-type", "application/json"), ("authorization", "Bearer k")];
     Request {
         method: "POST".to_owned(),
         path: "/v1/chat/completions".to_owned(),
-        headers: headers
-            .map(|(name, value)| (name.to_owned(), value.to_owned()))
-            .into(),
+        headers: headers.map(|(name, value)| (name.to_owned(), value.to_owned())).into(),
         text: text.to_owned(),
         body: serde_json::from_str(text).unwrap(),
     }
 }
 
 fn with_messages(messages: &str) -> Request {
-    parsed(&format!(
-        r#"{{"model":"m","stream":true,"messages":{messages}}}"#
-    ))
+    parsed(&format!(r#"{{"model":"m","stream":true,"messages":{messages}}}"#))
 }
 
 #[track_caller]
 fn assert_only(request: &Request, before: &[String], words: &str) {
     let found = violations(request, before, Some("k"));
-    assert!(
-        found.len() == 1 && found[0].contains(words),
-        "{words:?} expected, found {found:?}"
-    );
+    assert!(found.len() == 1 && found[0].contains(words), "{words:?} expected, found {found:?}");
 }
 
 const CALL: &str = r#"{"role":"assistant","content":null,"tool_calls":[{"id":"a","type":"function","function":{"name":"read","arguments":"{}"}}]}"#;
@@ -306,25 +277,13 @@ fn the_checker_accepts_a_whole_conversation_that_grows() {
 
 #[test]
 fn the_checker_sees_a_call_without_a_result() {
-    assert_only(
-        &with_messages(&format!("[{USER},{CALL},{USER}]")),
-        &[],
-        "no result before",
-    );
+    assert_only(&with_messages(&format!("[{USER},{CALL},{USER}]")), &[], "no result before");
 }
 
 #[test]
 fn the_checker_sees_a_result_without_a_call_and_a_second_result() {
-    assert_only(
-        &with_messages(&format!("[{USER},{TOOL}]")),
-        &[],
-        "no open call",
-    );
-    assert_only(
-        &with_messages(&format!("[{USER},{CALL},{TOOL},{TOOL}]")),
-        &[],
-        "no open call",
-    );
+    assert_only(&with_messages(&format!("[{USER},{TOOL}]")), &[], "no open call");
+    assert_only(&with_messages(&format!("[{USER},{CALL},{TOOL},{TOOL}]")), &[], "no open call");
 }
 
 #[test]

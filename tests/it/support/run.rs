@@ -127,9 +127,7 @@ pub fn wait(mut child: Child) -> Output {
         thread::sleep(Duration::from_millis(5));
     };
     Output {
-        status: status
-            .code()
-            .unwrap_or_else(|| 128 + status.signal().unwrap()),
+        status: status.code().unwrap_or_else(|| 128 + status.signal().unwrap()),
         stdout: text(&stdout),
         stderr: text(&stderr),
     }
@@ -189,9 +187,7 @@ impl Output {
         let result = self.json();
         let calls = result["tool_calls"].as_array().unwrap();
         let found = calls.iter().find(|call| call["id"] == id);
-        found
-            .unwrap_or_else(|| panic!("no call {id}\n{self}"))
-            .clone()
+        found.unwrap_or_else(|| panic!("no call {id}\n{self}")).clone()
     }
 
     /// The status of that call: `ok`, `error` or `denied`.
@@ -203,20 +199,13 @@ impl Output {
     /// Asserts that standard error says this.
     #[track_caller]
     pub fn says(self, words: &str) -> Output {
-        assert!(
-            self.stderr.contains(words),
-            "stderr lacks {words:?}\n{self}"
-        );
+        assert!(self.stderr.contains(words), "stderr lacks {words:?}\n{self}");
         self
     }
 }
 
 impl fmt::Display for Output {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "exit {}\n--- stdout\n{}\n--- stderr\n{}",
-            self.status, self.stdout, self.stderr
-        )
+        write!(f, "exit {}\n--- stdout\n{}\n--- stderr\n{}", self.status, self.stdout, self.stderr)
     }
 }

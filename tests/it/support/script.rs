@@ -47,10 +47,7 @@ struct Call {
 impl Reply {
     pub fn text(text: &str) -> Reply {
         let text = text.to_owned();
-        Reply::streamed(Body::Turn(Turn {
-            text,
-            ..Turn::default()
-        }))
+        Reply::streamed(Body::Turn(Turn { text, ..Turn::default() }))
     }
 
     pub fn call(id: &str, name: &str, arguments: Value) -> Reply {
@@ -106,10 +103,7 @@ impl Reply {
 
     /// Takes the request and never answers.
     pub fn hang() -> Reply {
-        Reply {
-            end: End::Silent,
-            ..Reply::raw("")
-        }
+        Reply { end: End::Silent, ..Reply::raw("") }
     }
 
     pub fn cut_after(mut self, bytes: usize) -> Reply {
@@ -156,15 +150,8 @@ impl Turn {
         }
         self.announce_calls(&mut out);
         self.interleave_arguments(&mut out);
-        let reason = if self.calls.is_empty() {
-            "stop"
-        } else {
-            "tool_calls"
-        };
-        choice(
-            &mut out,
-            json!({"index": 0, "delta": {}, "finish_reason": reason}),
-        );
+        let reason = if self.calls.is_empty() { "stop" } else { "tool_calls" };
+        choice(&mut out, json!({"index": 0, "delta": {}, "finish_reason": reason}));
         if usage_asked {
             let fallback = json!({"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15});
             let usage = self.usage.clone().unwrap_or(fallback);
@@ -185,11 +172,8 @@ impl Turn {
 
     /// The arguments of parallel calls come mixed, told apart by their index alone.
     fn interleave_arguments(&self, out: &mut String) {
-        let mut rows: Vec<_> = self
-            .calls
-            .iter()
-            .map(|call| pieces(&call.arguments, 5).into_iter())
-            .collect();
+        let mut rows: Vec<_> =
+            self.calls.iter().map(|call| pieces(&call.arguments, 5).into_iter()).collect();
         loop {
             let mut any = false;
             for (index, row) in rows.iter_mut().enumerate() {
@@ -207,17 +191,11 @@ impl Turn {
 
 fn pieces(text: &str, length: usize) -> Vec<String> {
     let characters: Vec<char> = text.chars().collect();
-    characters
-        .chunks(length)
-        .map(|piece| piece.iter().collect())
-        .collect()
+    characters.chunks(length).map(|piece| piece.iter().collect()).collect()
 }
 
 fn delta(out: &mut String, delta: Value) {
-    choice(
-        out,
-        json!({"index": 0, "delta": delta, "finish_reason": null}),
-    );
+    choice(out, json!({"index": 0, "delta": delta, "finish_reason": null}));
 }
 
 fn choice(out: &mut String, choice: Value) {
