@@ -50,8 +50,18 @@ fn identity(path: &Path) -> std::io::Result<Identity> {
 }
 
 impl Host {
-    /// Looks around. `added` are the texts of `--add-dir`.
+    /// Looks around from the working directory. `added` are the texts of `--add-dir`.
     pub fn find(
+        environment: impl Iterator<Item = (OsString, OsString)>,
+        added: &[String],
+    ) -> Result<Host, HostError> {
+        let workspace = std::env::current_dir().map_err(HostError::NoDirectory)?;
+        Host::at(&workspace, environment, added)
+    }
+
+    /// The same for another workspace.
+    pub fn at(
+        workspace: &Path,
         environment: impl Iterator<Item = (OsString, OsString)>,
         added: &[String],
     ) -> Result<Host, HostError> {
@@ -65,8 +75,7 @@ impl Host {
         let home = variable("HOME").map(PathBuf::from).filter(|home| home.is_absolute());
         let home = home.ok_or(HostError::NoHome)?;
         let home = home.canonicalize().unwrap_or(home);
-        let workspace = std::env::current_dir().and_then(|path| path.canonicalize());
-        let workspace = workspace.map_err(HostError::NoDirectory)?;
+        let workspace = workspace.canonicalize().map_err(HostError::NoDirectory)?;
         refuse_wide(&workspace, &home)?;
         let own = ["CONFIG:.config", "DATA:.local/share", "STATE:.local/state", "CACHE:.cache"];
         let own = own.map(|entry| {

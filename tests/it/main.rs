@@ -1,4 +1,5 @@
-//! The one integration test program: it drives the built binary, never the library.
+//! The one integration test program. It drives the built binary; only `workers` uses the library, to
+//! force decisions that the program would not make.
 //!
 //! Every test has a private world (home, workspace, binary) and, where it needs a model, a
 //! scripted server on loopback that checks each request. Run as root, the tests run twice:
@@ -11,10 +12,12 @@ mod bad_input;
 mod borders;
 mod escapes;
 mod headless;
+mod keys;
 mod kill;
 mod model;
 #[allow(dead_code, reason = "one tool box for all modules")]
 mod support;
+mod workers;
 
 use std::fs;
 use std::path::Path;

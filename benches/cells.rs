@@ -1,0 +1,171 @@
+//! What a cell costs, beside plain fork and exec and beside bubblewrap with the same namespaces, taken
+//! in turns in one run: `cargo bench --bench cells`, or with `-- --quick` for a short one.
+
+#![allow(clippy::disallowed_methods, reason = "the baselines are started directly")]
+#![allow(clippy::unwrap_used)]
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use zerostack::model::ToolCall;
+use zerostack::policy::{Groups, Judge, Mode, Policy};
+use zerostack::supervisor::{Broker, Cells, Grant, Host, Rights, command, file_worker};
+use zerostack_sandbox::{Launcher, Program, Report};
+
+const BWRAP: [&str; 24] = [
+    "--unshare-user",
+    "--unshare-pid",
+    "--unshare-net",
+    "--unshare-ipc",
+    "--unshare-uts",
+    "--unshare-cgroup",
+    "--ro-bind",
+    "/usr",
+    "/usr",
+    "--symlink",
+    "usr/bin",
+    "/bin",
+    "--symlink",
+    "usr/lib",
+    "/lib",
+    "--symlink",
+    "usr/lib64",
+    "/lib64",
+    "--proc",
+    "/proc",
+    "--tmpfs",
+    "/tmp",
+    "--new-session",
+    "--die-with-parent",
+];
+
+fn time(action: impl FnOnce()) -> Duration {
+    let start = Instant::now();
+    action();
+    start.elapsed()
+}
+
+fn quiet(program: &str, arguments: &[&str]) {
+    let status =
+        Command::new(program).args(arguments).env_clear().stdin(Stdio::null()).status().unwrap();
+    assert!(status.success(), "{program} failed");
+}
+
+struct Series(&'static str, Vec<Duration>);
+
+impl Series {
+    fn median(&mut self) -> Duration {
+        self.1.sort();
+        self.1[self.1.len() / 2]
+    }
+
+    fn tenth(&mut self) -> Duration {
+        self.1.sort();
+        self.1[self.1.len() / 10]
+    }
+}
+
+fn main() {
+    let quick = std::env::args().any(|argument| argument == "--quick");
+    let rounds = if quick { 40 } else { 300 };
+    let root = tempfile::Builder::new().prefix("zs-bench-").tempdir_in("/var/tmp").unwrap();
+    let workspace = root.path().join("home/project");
+    std::fs::create_dir_all(&workspace).unwrap();
+    let four_kib: String = std::iter::repeat_n(
+        "123456789012345678901234567890123456789012345678901234567890123\n",
+        64,
+    )
+    .collect();
+    std::fs::write(workspace.join("four.txt"), four_kib).unwrap();
+
+    let launcher = Launcher::start(Path::new(env!("CARGO_BIN_EXE_zerostack"))).unwrap();
+    let groups = Groups::load().unwrap();
+    let policy = Policy::load(Mode::Standard, &groups).unwrap();
+    let environment =
+        [("HOME".into(), root.path().join("home").into()), ("PATH".into(), "/usr/bin:/bin".into())];
+    let host = Host::at(&workspace, environment.into_iter(), &[]).unwrap();
+    let confinement = command(&policy, &groups, &host, Rights::Granted);
+    let worker_confinement = file_worker(&policy, &groups, &host, &[]);
+    let null = std::fs::OpenOptions::new().read(true).write(true).open("/dev/null").unwrap();
+    let program = Program::Command {
+        argv: vec![b"/usr/bin/true".to_vec()],
+        stdio: zerostack_sandbox::Stdio::Passed,
+    };
+
+    let mut plain = Series("fork and exec of true", Vec::new());
+    let mut cell = Series("the same in a standard command cell", Vec::new());
+    let mut bwrap = Series("the same in bubblewrap", Vec::new());
+    let mut worker = Series("start of a file worker", Vec::new());
+    let has_bwrap = Path::new("/usr/bin/bwrap").exists();
+    for round in 0..rounds + 5 {
+        let cell_time = time(|| {
+            let streams = [&null, &null, &null].map(std::os::fd::AsFd::as_fd);
+            let mut cell = launcher.spawn(&confinement, &program, &streams).unwrap();
+            cell.started(true).unwrap();
+            let (end, _) = cell.control().recv::<Report>().unwrap();
+            assert!(matches!(end, Report::Exited(exit) if exit.status() == 0), "{end:?}");
+        });
+        let plain_time = time(|| quiet("/usr/bin/true", &[]));
+        let worker_time = time(|| {
+            launcher
+                .spawn(&worker_confinement, &Program::Worker, &[])
+                .unwrap()
+                .started(true)
+                .unwrap();
+        });
+        let bwrap_time = time(|| {
+            if has_bwrap {
+                quiet("/usr/bin/bwrap", &[&BWRAP[..], &["/usr/bin/true"]].concat());
+            }
+        });
+        if round >= 5 {
+            plain.1.push(plain_time);
+            cell.1.push(cell_time);
+            bwrap.1.push(bwrap_time);
+            worker.1.push(worker_time);
+        }
+    }
+    let base = plain.median();
+    println!("{rounds} rounds in turns, median and tenth percentile");
+    let mut series = vec![&mut plain, &mut cell, &mut worker];
+    if has_bwrap {
+        series.push(&mut bwrap);
+    }
+    for series in series {
+        let (median, tenth) = (series.median(), series.tenth());
+        let over = median.saturating_sub(base);
+        println!("{:<38} {median:>10.2?} {tenth:>10.2?}   +{over:.2?}", series.0);
+    }
+    if has_bwrap {
+        let ratio = cell.median().as_secs_f64() / bwrap.median().as_secs_f64();
+        println!("cell / bubblewrap: {ratio:.2}");
+    } else {
+        println!("bubblewrap is not installed: no ratio");
+    }
+    file_calls(launcher, Judge::new(policy, groups, Vec::new()), host, rounds * 10);
+}
+
+/// Calls of the long-lived file worker, beside reading the same file directly.
+fn file_calls(launcher: Launcher, judge: Judge, host: Host, rounds: usize) {
+    let path = host.workspace.join("four.txt");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let broker = runtime.block_on(Broker::start(Cells::new(launcher), judge, host)).unwrap();
+    let call = ToolCall {
+        id: "c".into(),
+        name: "read".into(),
+        arguments: r#"{"path": "four.txt"}"#.into(),
+    };
+    let mut worker = Series("read 4 KiB through the file worker", Vec::new());
+    let mut direct = Series("read 4 KiB directly", Vec::new());
+    for _ in 0..rounds {
+        worker.1.push(time(|| {
+            let result = runtime.block_on(broker.execute(&call, Grant::Unasked));
+            assert!(result.text.len() > 4096, "{}", result.text);
+        }));
+        direct.1.push(time(|| assert!(std::fs::read(&path).unwrap().len() == 4096)));
+    }
+    for series in [&mut direct, &mut worker] {
+        println!("{:<38} {:>10.2?} {:>10.2?}", series.0, series.median(), series.tenth());
+    }
+}

@@ -1,0 +1,178 @@
+//! The broker and its workers, driven as the supervisor drives them but with the decision forced:
+//! what the kernel refuses must not depend on the code that decides.
+
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use zerostack::agent::ToolStatus;
+use zerostack::model::ToolCall;
+use zerostack::policy::{Groups, Judge, Mode, Policy};
+use zerostack::supervisor::{Broker, Cells, Grant, Host};
+use zerostack_sandbox::Launcher;
+
+use crate::support::binary;
+
+/// A workspace below a home, and a broker that works in it.
+struct Bench {
+    root: tempfile::TempDir,
+    broker: Broker,
+    runtime: tokio::runtime::Runtime,
+}
+
+impl Bench {
+    fn new(mode: Mode, prepare: impl FnOnce(&Path)) -> Bench {
+        let root = tempfile::Builder::new().prefix("zs-").tempdir_in("/var/tmp").unwrap();
+        let home = root.path().join("home");
+        let workspace = home.join("project");
+        std::fs::create_dir_all(&workspace).unwrap();
+        std::fs::write(workspace.join("file.txt"), "inside\n").unwrap();
+        std::fs::write(home.join("outside.txt"), "outside\n").unwrap();
+        prepare(&workspace);
+        let launcher = Launcher::start(&binary()).unwrap();
+        let groups = Groups::load().unwrap();
+        let policy = Policy::load(mode, &groups).unwrap();
+        let environment = [("HOME", home.as_os_str()), ("PATH", "/usr/bin:/bin".as_ref())];
+        let environment = environment.map(|(name, value)| (name.into(), value.to_owned()));
+        let host = Host::at(&workspace, environment.into_iter(), &[]).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let judge = Judge::new(policy, groups, Vec::new());
+        let broker = runtime.block_on(Broker::start(Cells::new(launcher), judge, host)).unwrap();
+        Bench { root, broker, runtime }
+    }
+
+    fn forced(&self, tool: &str, arguments: serde_json::Value) -> (ToolStatus, String) {
+        let (id, name) = ("c".to_owned(), tool.to_owned());
+        let call = ToolCall { id, name, arguments: arguments.to_string() };
+        let result = self.runtime.block_on(self.broker.execute(&call, Grant::Unasked));
+        (result.status, result.text)
+    }
+
+    fn workspace(&self) -> std::path::PathBuf {
+        self.root.path().join("home/project")
+    }
+}
+
+fn write(path: &str) -> serde_json::Value {
+    serde_json::json!({"path": path, "content": "changed\n"})
+}
+
+#[test]
+fn a_write_that_the_decision_wrongly_allows_fails_in_the_kernel() {
+    for mode in [Mode::Readonly, Mode::Guarded] {
+        let bench = Bench::new(mode, |_| ());
+        let edit =
+            serde_json::json!({"path": "file.txt", "edits": [{"old": "inside", "new": "x"}]});
+        for (tool, arguments) in
+            [("write", write("file.txt")), ("write", write("new.txt")), ("edit", edit)]
+        {
+            let (status, text) = bench.forced(tool, arguments);
+            assert_eq!(status, ToolStatus::Error, "{mode}: {text}");
+            assert!(text.contains("Read-only file system"), "{mode}: {text}");
+        }
+        assert_eq!(
+            std::fs::read_to_string(bench.workspace().join("file.txt")).unwrap(),
+            "inside\n"
+        );
+    }
+    // The control: the same call in a mode whose worker may write.
+    let bench = Bench::new(Mode::Standard, |_| ());
+    let (status, text) = bench.forced("write", write("file.txt"));
+    assert_eq!(status, ToolStatus::Ok, "{text}");
+    assert_eq!(std::fs::read_to_string(bench.workspace().join("file.txt")).unwrap(), "changed\n");
+}
+
+#[test]
+fn a_restrictive_worker_sees_nothing_even_if_the_decision_says_yes() {
+    let bench = Bench::new(Mode::Restrictive, |_| ());
+    for (tool, arguments) in [
+        ("read", serde_json::json!({"path": "file.txt"})),
+        ("list_dir", serde_json::json!({})),
+        ("grep", serde_json::json!({"pattern": "inside"})),
+    ] {
+        let (status, text) = bench.forced(tool, arguments);
+        assert_eq!(status, ToolStatus::Error, "{tool}: {text}");
+        assert!(text.contains("No such file"), "{tool}: {text}");
+    }
+}
+
+#[test]
+fn a_command_cell_of_a_wrong_decision_still_cannot_write() {
+    let bench = Bench::new(Mode::Standard, |_| ());
+    let command = serde_json::json!({"command": "echo changed > file.txt"});
+    let (status, text) = bench.forced("bash", command);
+    assert_eq!(status, ToolStatus::Error, "{text}");
+    assert!(text.contains("Read-only file system"), "{text}");
+}
+
+#[test]
+fn links_out_of_the_workspace_lead_nowhere() {
+    let bench = Bench::new(Mode::Standard, |workspace| {
+        symlink("../outside.txt", workspace.join("link")).unwrap();
+        symlink("..", workspace.join("up")).unwrap();
+        symlink("/proc/self/root", workspace.join("magic")).unwrap();
+    });
+    let outside = bench.root.path().join("home/outside.txt");
+    let absolute = outside.display().to_string();
+    for path in ["link", "up/outside.txt", "../outside.txt", "magic/etc/passwd", &absolute] {
+        let (status, text) = bench.forced("read", serde_json::json!({"path": path}));
+        assert_eq!(status, ToolStatus::Error, "{path}: {text}");
+        assert!(!text.contains("outside\n"), "{path}: {text}");
+        let (status, text) = bench.forced("write", write(path));
+        assert_eq!(status, ToolStatus::Error, "{path}: {text}");
+    }
+    assert_eq!(std::fs::read_to_string(outside).unwrap(), "outside\n");
+}
+
+#[test]
+fn a_directory_swapped_for_a_link_between_check_and_use_is_not_followed() {
+    let bench = Bench::new(Mode::Standard, |workspace| {
+        std::fs::create_dir(workspace.join("dir")).unwrap();
+        std::fs::write(workspace.join("dir/outside.txt"), "inside\n").unwrap();
+        symlink("..", workspace.join("other")).unwrap();
+    });
+    let stop = AtomicBool::new(false);
+    let (dir, other) = (bench.workspace().join("dir"), bench.workspace().join("other"));
+    let (mut inside, mut refused) = (0, 0);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                let flags = nix::fcntl::RenameFlags::RENAME_EXCHANGE;
+                let here = nix::fcntl::AT_FDCWD;
+                nix::fcntl::renameat2(here, &dir, here, &other, flags).unwrap();
+            }
+        });
+        for _ in 0..2000 {
+            let (status, text) =
+                bench.forced("read", serde_json::json!({"path": "dir/outside.txt"}));
+            assert!(!text.contains("outside\n"), "the swap won: {text}");
+            if status == ToolStatus::Ok {
+                inside += 1;
+            } else {
+                refused += 1;
+            }
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
+    assert!(inside > 0 && refused > 0, "no race took place: {inside} {refused}");
+}
+
+#[test]
+fn a_fifo_a_device_and_a_secret_do_not_stop_the_worker() {
+    let bench = Bench::new(Mode::Standard, |workspace| {
+        nix::unistd::mkfifo(
+            &workspace.join("fifo"),
+            nix::sys::stat::Mode::from_bits_truncate(0o600),
+        )
+        .unwrap();
+        std::fs::write(workspace.join(".env"), "SECRET=1\n").unwrap();
+    });
+    for (path, part) in [("fifo", "not a regular file"), (".env", "Permission denied")] {
+        let (status, text) = bench.forced("read", serde_json::json!({"path": path}));
+        assert_eq!(status, ToolStatus::Error, "{path}: {text}");
+        assert!(text.contains(part), "{path}: {text}");
+    }
+    let (status, text) = bench.forced("grep", serde_json::json!({"pattern": "SECRET|inside"}));
+    assert_eq!(status, ToolStatus::Ok, "{text}");
+    assert!(text.contains("inside") && !text.contains("SECRET=1"), "{text}");
+}
