@@ -41,7 +41,7 @@ pub fn run(launcher: Result<Launcher, Report>, json: bool) -> Result<u8, Report>
 fn probe(launcher: &Launcher, host: &Host) -> Result<Enforced, Report> {
     let mut enforced = None;
     for mode in Mode::ALL {
-        let (groups, policy) = start::policy(mode)?;
+        let (groups, policy) = start::policy(mode, host)?;
         let confinement = command(&policy, &groups, host, Rights::Granted);
         let started = launcher
             .spawn(&confinement, &Program::Probe, &[])

@@ -36,7 +36,7 @@ pub fn run(launcher: Launcher, flags: RunFlags) -> Result<u8, Report> {
 async fn headless(launcher: Launcher, flags: RunFlags) -> Result<u8, Report> {
     let prompt = prompt(&flags.message)?;
     let host = start::host(&flags.scope.add_dir)?;
-    let (groups, policy) = start::policy(flags.mode.mode())?;
+    let (groups, policy) = start::policy(flags.mode.mode(), &host)?;
     let mut rules = start::rules(&flags, &host.workspace)?;
     let model = Model::choose(&flags, &host)?;
     if model.provider == DEMO {

@@ -15,12 +15,12 @@ use crate::supervisor::{Cells, Host, Rights, command, command_rights, file_worke
 pub fn show(launcher: Launcher, mode: Option<Mode>, json: bool) -> Result<u8, Report> {
     let mut host = start::host(&[])?;
     let cells = Cells::new(launcher);
-    let (groups, policy) = start::policy(Mode::Standard)?;
+    let (groups, policy) = start::policy(Mode::Standard, &host)?;
     start::scan(&cells, &policy, &groups, &mut host)?;
     let modes = mode.map_or_else(|| Mode::ALL.to_vec(), |mode| vec![mode]);
     let mut shown = Vec::new();
     for mode in modes {
-        let (groups, policy) = start::policy(mode)?;
+        let (groups, policy) = start::policy(mode, &host)?;
         shown.push((workers(&policy, &groups, &host), policy));
     }
     if json {

@@ -17,10 +17,24 @@ pub fn host(add_dir: &[String]) -> Result<Host, Report> {
     })
 }
 
-/// The groups and one policy. A policy that does not load ends the program.
-pub fn policy(mode: Mode) -> Result<(Groups, Policy), Report> {
+/// The groups and one policy: the user's own file for the mode if there is one, the built-in one
+/// otherwise. A policy that does not load ends the program.
+pub fn policy(mode: Mode, host: &Host) -> Result<(Groups, Policy), Report> {
     let groups = Groups::load().map_err(Report::error)?;
-    let policy = Policy::load(mode, &groups).map_err(Report::error)?;
+    let file = host.configuration().join("policies").join(format!("{mode}.toml"));
+    let name = file.display().to_string();
+    let policy = match std::fs::read_to_string(&file) {
+        Ok(text) => Policy::parse(&name, &text, &groups),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Policy::load(mode, &groups),
+        Err(error) => return Err(Report::error(format!("cannot read {name}: {error}"))),
+    };
+    let policy = policy.map_err(|error| {
+        Report::error(error)
+            .hint("`zerostack policy show` prints the policies; a file with an error is never used")
+    })?;
+    if policy.name != mode {
+        return Err(Report::error(format!("{name} says that it is mode {}", policy.name)));
+    }
     Ok((groups, policy))
 }
 

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use zerostack_sandbox::{Access, Confinement, Identity, Limits, Mount, Network, Source, Syscalls};
 
+use super::git;
 use super::host::Host;
 use crate::policy::{DiskView, Groups, Policy, RootGroup, ViewHome, WorkspaceView};
 
@@ -252,7 +253,7 @@ impl<'a> View<'a> {
     }
 
     /// Adds the workspace and the added directories.
-    fn workspace(&mut self, view: WorkspaceView, git: Git) {
+    fn workspace(&mut self, view: WorkspaceView, git_rights: Git) {
         let host = self.host;
         let access = match view {
             WorkspaceView::None => return,
@@ -275,7 +276,7 @@ impl<'a> View<'a> {
             self.mounts.push(tree(&added.path, Some(added.identity), access));
         }
         if view == WorkspaceView::ReadWrite {
-            self.protect(git);
+            self.protect(git_rights);
         }
         let hidden = host.found.secrets.iter().chain(&host.found.sockets);
         for path in hidden {
@@ -284,20 +285,28 @@ impl<'a> View<'a> {
     }
 
     /// Makes what other programs obey read-only, and keeps the directories above it in their place.
-    fn protect(&mut self, git: Git) {
+    fn protect(&mut self, git_rights: Git) {
         let host = self.host;
         let mut pinned = BTreeSet::new();
         for path in &host.found.git {
-            self.pin_ancestors(&host.workspace, path, &mut pinned);
             let whole = host.workspace.join(path);
+            self.pin_ancestors(&host.workspace, path, &mut pinned);
             let complete = ["hooks", "config"].iter().all(|name| whole.join(name).exists());
-            if git == Git::ReadOnly || !complete {
-                self.pin(&host.workspace, path, Access::ReadOnly);
+            if git_rights == Git::Writable && complete && !whole.is_symlink() {
+                self.pin(&host.workspace, path, Access::ReadWrite);
+                for name in &self.groups.protected.git.names {
+                    self.pin(&host.workspace, &path.join(name), Access::ReadOnly);
+                }
                 continue;
             }
-            self.pin(&host.workspace, path, Access::ReadWrite);
-            for name in &self.groups.protected.git.names {
-                self.pin(&host.workspace, &path.join(name), Access::ReadOnly);
+            self.pin(&host.workspace, path, Access::ReadOnly);
+            for real in git::directories(&whole) {
+                if let Ok(below) = real.strip_prefix(&host.workspace)
+                    && below != path
+                {
+                    self.pin_ancestors(&host.workspace, below, &mut pinned);
+                    self.pin(&host.workspace, below, Access::ReadOnly);
+                }
             }
         }
         for name in &self.groups.protected.workspace.names {
@@ -375,7 +384,7 @@ impl<'a> View<'a> {
                 descriptors: limits.descriptors,
             },
             environment,
-            unreachable: self.host.own.clone(),
+            unreachable: self.host.own.to_vec(),
         }
     }
 }

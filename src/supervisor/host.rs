@@ -16,8 +16,8 @@ pub struct Host {
     pub workspace: PathBuf,
     pub workspace_identity: Identity,
     pub added: Vec<AddedDirectory>,
-    /// Our own directories: configuration, sessions, state. No cell ever sees them.
-    pub own: Vec<PathBuf>,
+    /// Our own directories: configuration first, then data, state, cache. No cell ever sees them.
+    pub own: [PathBuf; 4],
     /// The environment the user started us with, for the few variables that cells keep.
     pub environment: Vec<(String, String)>,
     /// Names in the workspace that need protection.
@@ -86,12 +86,17 @@ impl Host {
         Ok(Host {
             workspace_identity: identity(&workspace).map_err(HostError::NoDirectory)?,
             added: added.iter().map(|text| add(text, &home)).collect::<Result<_, _>>()?,
-            own: own.into(),
+            own,
             home,
             workspace,
             environment,
             found: Found::default(),
         })
+    }
+
+    /// Where the user's configuration of zerostack is.
+    pub fn configuration(&self) -> &Path {
+        &self.own[0]
     }
 
     /// The workspace and the added directories.

@@ -5,6 +5,7 @@
 mod broker;
 mod cells;
 mod confine;
+mod git;
 mod host;
 mod net;
 mod run;

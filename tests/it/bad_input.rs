@@ -10,6 +10,25 @@ fn world() -> World {
 }
 
 #[test]
+fn a_policy_file_of_the_user_with_an_error_is_named_with_line_and_column() {
+    let world = World::new(Account::Current);
+    let file = world.home().join(".config/zerostack/policies/standard.toml");
+    std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+    let built_in = include_str!("../../policies/standard.toml");
+    std::fs::write(&file, built_in.replace("processes = 1024", "processes = \"many\"")).unwrap();
+
+    let out = world.zerostack(&["policy", "show", "--mode", "standard"]).run().exits(1);
+
+    let line = built_in.lines().position(|line| line.starts_with("processes")).unwrap() + 1;
+    assert!(out.stderr.contains("standard.toml"), "{out}");
+    assert!(out.stderr.contains(&format!("line {line}, column 13")), "{out}");
+
+    std::fs::write(&file, built_in.replace("processes = 1024", "processes = 7")).unwrap();
+    let out = world.zerostack(&["policy", "show", "--mode", "standard"]).run().exits(0);
+    assert!(out.stdout.contains("7 processes"), "{out}");
+}
+
+#[test]
 fn an_unknown_flag_is_a_usage_error_with_the_nearest_name() {
     for account in accounts() {
         let world = World::new(account);

@@ -57,6 +57,9 @@ fn the_key_is_in_the_memory_of_the_supervisor_alone() {
 
     let mut with_key = Vec::new();
     let processes = tree(child.id());
+    let launcher = Path::new("/proc").join(processes[1].to_string());
+    assert_eq!(fs::read(launcher.join("environ")).unwrap(), b"", "the launcher has an environment");
+    assert_eq!(fs::read_dir(launcher.join("task")).unwrap().count(), 1, "the launcher has threads");
     for pid in &processes {
         let process = Path::new("/proc").join(pid.to_string());
         let environment = fs::read(process.join("environ")).unwrap();

@@ -11,7 +11,7 @@ use zerostack::policy::{Groups, Judge, Mode, Policy};
 use zerostack::supervisor::{Broker, Cells, Grant, Host};
 use zerostack_sandbox::Launcher;
 
-use crate::support::binary;
+use crate::support::{Account, World, binary};
 
 /// A workspace below a home, and a broker that works in it.
 struct Bench {
@@ -175,4 +175,34 @@ fn a_fifo_a_device_and_a_secret_do_not_stop_the_worker() {
     let (status, text) = bench.forced("grep", serde_json::json!({"pattern": "SECRET|inside"}));
     assert_eq!(status, ToolStatus::Ok, "{text}");
     assert!(text.contains("inside") && !text.contains("SECRET=1"), "{text}");
+}
+
+#[test]
+fn a_git_directory_is_protected_where_it_really_is() {
+    for as_link in [true, false] {
+        let world = World::new(Account::Current);
+        std::fs::create_dir_all(world.workspace().join("real/hooks")).unwrap();
+        std::fs::write(world.workspace().join("real/config"), "").unwrap();
+        let git = world.workspace().join(".git");
+        if as_link {
+            symlink("real", &git).unwrap();
+        } else {
+            std::fs::write(&git, "gitdir: real\n").unwrap();
+        }
+        let touch = ["real/hooks/evil", "real/config", "real/commondir"];
+        for path in touch {
+            let out =
+                world.zerostack(&["sandbox", "--standard", "--", "touch", path]).run().exits(1);
+            assert!(out.stderr.contains("Read-only file system"), "{out}");
+        }
+        for (command, reason) in [("rm -f .git", "busy"), ("mv real other", "busy")] {
+            let line = ["sandbox", "--standard", "--", "sh", "-c", command];
+            let out = world.zerostack(&line).run().exits(1);
+            assert!(out.stderr.contains(reason), "{out}");
+        }
+        // The control: the same directory under a name that means nothing.
+        std::fs::remove_file(&git).unwrap();
+        world.zerostack(&["sandbox", "--standard", "--", "touch", touch[0]]).run().exits(0);
+        assert!(world.workspace().join(touch[0]).exists());
+    }
 }
