@@ -55,14 +55,11 @@ fn quiet(program: &str, arguments: &[&str]) {
 struct Series(&'static str, Vec<Duration>);
 
 impl Series {
-    fn median(&mut self) -> Duration {
-        self.1.sort();
-        self.1[self.1.len() / 2]
-    }
-
-    fn tenth(&mut self) -> Duration {
-        self.1.sort();
-        self.1[self.1.len() / 10]
+    /// Median and tenth percentile.
+    fn figures(&self) -> (Duration, Duration) {
+        let mut sorted = self.1.clone();
+        sorted.sort();
+        (sorted[sorted.len() / 2], sorted[sorted.len() / 10])
     }
 }
 
@@ -126,19 +123,19 @@ fn main() {
             worker.1.push(worker_time);
         }
     }
-    let base = plain.median();
+    let base = plain.figures().0;
     println!("{rounds} rounds in turns, median and tenth percentile");
-    let mut series = vec![&mut plain, &mut cell, &mut worker];
+    let mut series = vec![&plain, &cell, &worker];
     if has_bwrap {
-        series.push(&mut bwrap);
+        series.push(&bwrap);
     }
     for series in series {
-        let (median, tenth) = (series.median(), series.tenth());
+        let (median, tenth) = series.figures();
         let over = median.saturating_sub(base);
         println!("{:<38} {median:>10.2?} {tenth:>10.2?}   +{over:.2?}", series.0);
     }
     if has_bwrap {
-        let ratio = cell.median().as_secs_f64() / bwrap.median().as_secs_f64();
+        let ratio = cell.figures().0.as_secs_f64() / bwrap.figures().0.as_secs_f64();
         println!("cell / bubblewrap: {ratio:.2}");
     } else {
         println!("bubblewrap is not installed: no ratio");
@@ -165,7 +162,8 @@ fn file_calls(launcher: Launcher, judge: Judge, host: Host, rounds: usize) {
         }));
         direct.1.push(time(|| assert!(std::fs::read(&path).unwrap().len() == 4096)));
     }
-    for series in [&mut direct, &mut worker] {
-        println!("{:<38} {:>10.2?} {:>10.2?}", series.0, series.median(), series.tenth());
+    for series in [&direct, &worker] {
+        let (median, tenth) = series.figures();
+        println!("{:<38} {median:>10.2?} {tenth:>10.2?}", series.0);
     }
 }
