@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 use zerostack::model::ToolCall;
 use zerostack::policy::{Groups, Judge, Mode, Policy};
 use zerostack::supervisor::{Broker, Cells, Grant, Host, Rights, command, file_worker};
-use zerostack_sandbox::{Launcher, Program, Report};
+use zerostack_sandbox::Stdio::Passed;
+use zerostack_sandbox::{Cell, Launcher, Program, Report};
 
 const BWRAP: [&str; 24] = [
     "--unshare-user",
@@ -85,31 +86,31 @@ fn main() {
     let confinement = command(&policy, &groups, &host, Rights::Granted);
     let worker_confinement = file_worker(&policy, &groups, &host, &[]);
     let null = std::fs::OpenOptions::new().read(true).write(true).open("/dev/null").unwrap();
-    let program = Program::Command {
-        argv: vec![b"/usr/bin/true".to_vec()],
-        stdio: zerostack_sandbox::Stdio::Passed,
-    };
-
     let mut plain = Series("fork and exec of true", Vec::new());
-    let mut cell = Series("the same in a standard command cell", Vec::new());
+    let mut ready = Series("the same in a cell made ready before", Vec::new());
+    let mut cold = Series("the same, making the cell included", Vec::new());
     let mut bwrap = Series("the same in bubblewrap", Vec::new());
     let mut worker = Series("start of a file worker", Vec::new());
     let has_bwrap = Path::new("/usr/bin/bwrap").exists();
     for round in 0..rounds + 5 {
-        let cell_time = time(|| {
-            let streams = [&null, &null, &null].map(std::os::fd::AsFd::as_fd);
-            let mut cell = launcher.spawn(&confinement, &program, &streams).unwrap();
+        let make = || {
+            let mut cell = launcher.spawn(&confinement, &Program::Command).unwrap();
             cell.started(true).unwrap();
+            cell
+        };
+        let streams = [&null, &null, &null].map(std::os::fd::AsFd::as_fd);
+        let run = |cell: &Cell| {
+            cell.run(vec![b"/usr/bin/true".to_vec()], Passed, &streams).unwrap();
+            assert_eq!(cell.control().recv::<Report>().unwrap().0, Report::Running);
             let (end, _) = cell.control().recv::<Report>().unwrap();
             assert!(matches!(end, Report::Exited(exit) if exit.status() == 0), "{end:?}");
-        });
+        };
+        let cell = make();
+        let ready_time = time(|| run(&cell));
+        let cold_time = time(|| run(&make()));
         let plain_time = time(|| quiet("/usr/bin/true", &[]));
         let worker_time = time(|| {
-            launcher
-                .spawn(&worker_confinement, &Program::Worker, &[])
-                .unwrap()
-                .started(true)
-                .unwrap();
+            launcher.spawn(&worker_confinement, &Program::Worker).unwrap().started(true).unwrap();
         });
         let bwrap_time = time(|| {
             if has_bwrap {
@@ -118,14 +119,15 @@ fn main() {
         });
         if round >= 5 {
             plain.1.push(plain_time);
-            cell.1.push(cell_time);
+            ready.1.push(ready_time);
+            cold.1.push(cold_time);
             bwrap.1.push(bwrap_time);
             worker.1.push(worker_time);
         }
     }
     let base = plain.figures().0;
     println!("{rounds} rounds in turns, median and tenth percentile");
-    let mut series = vec![&plain, &cell, &worker];
+    let mut series = vec![&plain, &ready, &cold, &worker];
     if has_bwrap {
         series.push(&bwrap);
     }
@@ -135,8 +137,9 @@ fn main() {
         println!("{:<38} {median:>10.2?} {tenth:>10.2?}   +{over:.2?}", series.0);
     }
     if has_bwrap {
-        let ratio = cell.figures().0.as_secs_f64() / bwrap.figures().0.as_secs_f64();
-        println!("cell / bubblewrap: {ratio:.2}");
+        let of = |series: &Series| series.figures().0.as_secs_f64();
+        println!("made ready / bubblewrap: {:.2}", of(&ready) / of(&bwrap));
+        println!("made cold  / bubblewrap: {:.2}", of(&cold) / of(&bwrap));
     } else {
         println!("bubblewrap is not installed: no ratio");
     }

@@ -52,16 +52,18 @@ fn run(directory: &str, command: Vec<String>) -> Result<i32, Box<dyn std::error:
     };
     let launcher = Launcher::start(Path::new("/proc/self/exe"))?;
     let argv = command.into_iter().map(String::into_bytes).collect();
-    let program = Program::Command { argv, stdio: Stdio::Passed };
     let (input, output, error) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
     let streams = [input.as_fd(), output.as_fd(), error.as_fd()];
-    let mut cell = launcher.spawn(&confinement, &program, &streams)?;
-    let (enforced, _) = cell.started(true)?;
-    eprintln!("{enforced:?}");
-    match cell.control().recv()?.0 {
-        Report::Exited(exit) => Ok(exit.status()),
-        Report::Failed(failure) => Err(failure.into()),
-        Report::Started(_) => Err("started twice".into()),
+    let mut cell = launcher.spawn(&confinement, &Program::Command)?;
+    eprintln!("{:?}", cell.started(true)?);
+    cell.run(argv, Stdio::Passed, &streams)?;
+    loop {
+        match cell.control().recv()?.0 {
+            Report::Running => {}
+            Report::Exited(exit) => return Ok(exit.status()),
+            Report::Failed(failure) => return Err(failure.into()),
+            Report::Started(_) => return Err("started twice".into()),
+        }
     }
 }
 

@@ -34,12 +34,12 @@ pub struct Enforced {
 /// The number of the only descriptor, besides the standard streams, that a cell keeps.
 const CONTROL: i32 = 3;
 
-/// Confines this process for good. Of the descriptors only `kept` must be open.
+/// Confines this process for good. Of the descriptors only `control` may be open.
 pub(crate) fn enter(
     confinement: &Confinement,
     filter: &BpfProgram,
     identity: (Uid, Gid),
-    kept: &Kept,
+    control: &Channel,
 ) -> Result<Enforced, Failure> {
     // 1. Who we are: the same user, with power over the new namespaces only. The maps can be
     //    written by a dumpable process alone, and the launcher is none.
@@ -72,7 +72,7 @@ pub(crate) fn enter(
     nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).at(Step::Namespaces)?;
 
     // 5. Is it true?
-    let canaries = verify::canaries(confinement, kept.control.as_fd())?;
+    let canaries = verify::canaries(confinement, control.as_fd())?;
     Ok(Enforced {
         namespaces: ["user", "mount", "pid", "net", "ipc", "uts", "cgroup"]
             .map(String::from)
@@ -96,34 +96,16 @@ fn map_user((uid, gid): (Uid, Gid)) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The descriptors that a cell keeps besides its standard streams.
-#[derive(Debug)]
-pub(crate) struct Kept {
-    pub control: Channel,
-    pub stdio: Vec<OwnedFd>,
-}
-
-/// Closes every descriptor but the given ones, which are numbered from [`CONTROL`] on. The standard
-/// streams become `/dev/null` until a command gets its own.
-pub(crate) fn keep_only(control: OwnedFd, stdio: Vec<OwnedFd>) -> Result<Kept, Failure> {
+/// Closes every descriptor but the control channel's, which becomes [`CONTROL`]. The standard streams
+/// become `/dev/null` until a command gets its own.
+pub(crate) fn keep_only(control: OwnedFd) -> Result<Channel, Failure> {
     let null =
         open("/dev/null", OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty()).at(Step::Descriptors)?;
     nix::unistd::dup2_stdin(&null).at(Step::Descriptors)?;
     nix::unistd::dup2_stdout(&null).at(Step::Descriptors)?;
     nix::unistd::dup2_stderr(&null).at(Step::Descriptors)?;
     drop(null);
-    // First above everything in use, so that moving down cannot overwrite one that is still needed.
-    let lift = |fd: OwnedFd, number: i32| sys::move_fd(fd, number).at(Step::Descriptors);
-    const HIGH: i32 = 200;
-    let mut lifted = vec![lift(control, HIGH)?];
-    for (fd, number) in stdio.into_iter().zip(HIGH + 1..) {
-        lifted.push(lift(fd, number)?);
-    }
-    let mut placed = Vec::new();
-    for (fd, number) in lifted.into_iter().zip(CONTROL..) {
-        placed.push(lift(fd, number)?);
-    }
-    sys::close_from(CONTROL + placed.len() as i32).at(Step::Descriptors)?;
-    let control = Channel::from_socket(placed.remove(0));
-    Ok(Kept { control, stdio: placed })
+    let control = sys::move_fd(control, CONTROL).at(Step::Descriptors)?;
+    sys::close_from(CONTROL + 1).at(Step::Descriptors)?;
+    Ok(Channel::from_socket(control))
 }

@@ -46,6 +46,8 @@ pub(crate) struct Command {
     pub environment: Vec<CString>,
     pub streams: [OwnedFd; 3],
     pub terminal: Option<OwnedFd>,
+    /// The other end of the terminal, on its way to the supervisor.
+    pub master: Option<OwnedFd>,
 }
 
 /// The streams of a command, and both ends of its terminal if it has one.
@@ -102,8 +104,6 @@ pub(crate) fn run(control: &Channel, command: Command) -> Result<(), Failure> {
         }
         Some(pid) => {
             drop(command);
-            // Nothing in the cell may look into this process: it holds the control channel.
-            nix::sys::prctl::set_dumpable(false).at(Step::Exec)?;
             wait_for(control, &ended, pid).at(Step::Exec)
         }
     }

@@ -19,10 +19,10 @@ use seccompiler::BpfProgram;
 use serde::{Deserialize, Serialize};
 
 use crate::channel::{Channel, ChannelError};
-use crate::enter::{Enforced, Kept, enter, keep_only};
+use crate::enter::{Enforced, enter, keep_only};
 use crate::error::{AtStep, Failure, Step};
 use crate::init::{self, Exit};
-use crate::spec::{Confinement, Program, Syscalls};
+use crate::spec::{Confinement, Program, Stdio, Syscalls};
 use crate::{sys, syscalls};
 
 const LAUNCHER_NAME: &str = "zerostack-launcher";
@@ -31,12 +31,21 @@ const LAUNCHER_NAME: &str = "zerostack-launcher";
 /// `Started`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Report {
-    /// Confined and verified. Comes with a pidfd, and the master of the terminal if one was asked for.
+    /// Confined and verified. Comes with a pidfd.
     Started(Enforced),
     /// Not entered, or the command could not be started. The cell is gone.
     Failed(Failure),
+    /// The command is about to start. Comes with the master of its terminal if it asked for one.
+    Running,
     /// The command has ended, and everything it left behind with it.
     Exited(Exit),
+}
+
+/// The command of a cell that was made ready for one.
+#[derive(Debug, Serialize, Deserialize)]
+struct CommandLine {
+    argv: Vec<Vec<u8>>,
+    stdio: Stdio,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -86,9 +95,7 @@ fn serve(worker: fn(&Channel)) -> Result<(), ChannelError> {
             return Err(ChannelError::Malformed("a request without a control channel"));
         };
         let filter = compiled(&mut filters, request.confinement.syscalls);
-        let launched = filter.and_then(|filter| {
-            launch(&request, control.as_fd(), descriptors.collect(), filter, worker)
-        });
+        let launched = filter.and_then(|filter| launch(&request, control.as_fd(), filter, worker));
         if let Err(failure) = launched {
             let _ = Channel::from_socket(control).send(&Report::Failed(failure), &[]);
         }
@@ -109,7 +116,6 @@ fn compiled(
 fn launch(
     request: &Request,
     control: BorrowedFd,
-    stdio: Vec<OwnedFd>,
     filter: &BpfProgram,
     worker: fn(&Channel),
 ) -> Result<(), Failure> {
@@ -125,11 +131,11 @@ fn launch(
         Some(_) => Ok(()),
         None => {
             let Ok(control) = control.try_clone_to_owned() else { sys::exit_now(1) };
-            let Ok(kept) = keep_only(control, stdio) else { sys::exit_now(1) };
-            let code = match live(request, &kept, filter, worker, identity) {
+            let Ok(control) = keep_only(control) else { sys::exit_now(1) };
+            let code = match live(request, &control, filter, worker, identity) {
                 Ok(()) => 0,
                 Err(failure) => {
-                    let _ = kept.control.send(&Report::Failed(failure), &[]);
+                    let _ = control.send(&Report::Failed(failure), &[]);
                     1
                 }
             };
@@ -141,45 +147,59 @@ fn launch(
 /// A cell's life, in the new process.
 fn live(
     request: &Request,
-    kept: &Kept,
+    control: &Channel,
     filter: &BpfProgram,
     worker: fn(&Channel),
     identity: (nix::unistd::Uid, nix::unistd::Gid),
 ) -> Result<(), Failure> {
-    let enforced = enter(&request.confinement, filter, identity, kept)?;
+    let lost = |error: ChannelError| Failure::because(Step::Channel, error.to_string());
+    let enforced = enter(&request.confinement, filter, identity, control)?;
     let pidfd = sys::pidfd_of_self().at(Step::Channel)?;
-    let started = |extra: Option<&OwnedFd>| {
-        let mut descriptors = vec![pidfd.as_fd()];
-        descriptors.extend(extra.map(AsFd::as_fd));
-        kept.control
-            .send(&Report::Started(enforced.clone()), &descriptors)
-            .map_err(|error| Failure::because(Step::Channel, error.to_string()))
-    };
+    // A command's own process becomes dumpable again by exec; this one holds the control channel.
+    nix::sys::prctl::set_dumpable(false).at(Step::Exec)?;
+    control.send(&Report::Started(enforced), &[pidfd.as_fd()]).map_err(lost)?;
+    drop(pidfd);
     match &request.program {
-        Program::Probe => started(None),
+        Program::Probe => Ok(()),
         Program::Worker => {
-            nix::sys::prctl::set_dumpable(false).at(Step::Exec)?;
-            started(None)?;
-            worker(&kept.control);
+            worker(control);
             Ok(())
         }
-        Program::Command { argv, stdio } => {
-            let init::Streams { streams, terminal, master } = init::streams(*stdio, &kept.stdio)?;
-            started(master.as_ref())?;
-            drop(master);
-            let environment = &request.confinement.environment;
-            let command = init::Command {
-                argv: argv.iter().cloned().map(c_string).collect::<Result<_, _>>()?,
-                environment: environment
-                    .iter()
-                    .map(|(name, value)| c_string(format!("{name}={value}").into_bytes()))
-                    .collect::<Result<_, _>>()?,
-                streams,
-                terminal,
-            };
-            init::run(&kept.control, command)
-        }
+        Program::Command => match control.recv::<CommandLine>() {
+            // Not needed after all.
+            Err(ChannelError::Closed) => Ok(()),
+            Err(error) => Err(lost(error)),
+            Ok((line, descriptors)) => {
+                let command = command(request, line, &descriptors)?;
+                let master: Vec<BorrowedFd> = command.master.iter().map(AsFd::as_fd).collect();
+                control.send(&Report::Running, &master).map_err(lost)?;
+                drop(descriptors);
+                init::run(control, command)
+            }
+        },
     }
+}
+
+fn command(
+    request: &Request,
+    line: CommandLine,
+    descriptors: &[OwnedFd],
+) -> Result<init::Command, Failure> {
+    let variable =
+        |(name, value): &(String, String)| c_string(format!("{name}={value}").into_bytes());
+    let init::Streams { streams, terminal, master } = init::streams(line.stdio, descriptors)?;
+    Ok(init::Command {
+        argv: line.argv.into_iter().map(c_string).collect::<Result<_, _>>()?,
+        environment: request
+            .confinement
+            .environment
+            .iter()
+            .map(variable)
+            .collect::<Result<_, _>>()?,
+        streams,
+        terminal,
+        master,
+    })
 }
 
 fn c_string(bytes: Vec<u8>) -> Result<CString, Failure> {
@@ -216,17 +236,10 @@ impl Launcher {
     }
 
     /// Asks for a cell. Its first message is [`Report::Started`] or [`Report::Failed`].
-    pub fn spawn(
-        &self,
-        confinement: &Confinement,
-        program: &Program,
-        stdio: &[BorrowedFd],
-    ) -> Result<Cell, Failure> {
+    pub fn spawn(&self, confinement: &Confinement, program: &Program) -> Result<Cell, Failure> {
         let (ours, theirs) = Channel::pair().at(Step::Channel)?;
         let request = Request { confinement: confinement.clone(), program: program.clone() };
-        let mut descriptors = vec![theirs.as_fd()];
-        descriptors.extend_from_slice(stdio);
-        self.requests.send(&request, &descriptors).map_err(|error| {
+        self.requests.send(&request, &[theirs.as_fd()]).map_err(|error| {
             Failure::because(Step::Channel, format!("the launcher is gone ({error})"))
         })?;
         Ok(Cell { control: ours, pidfd: None })
@@ -252,20 +265,32 @@ impl Cell {
         &self.control
     }
 
-    /// Takes the first message of the cell, waiting for it unless the channel is non-blocking by
-    /// `wait`. Returns what is enforced and the terminal's master.
-    pub fn started(&mut self, wait: bool) -> Result<(Enforced, Option<OwnedFd>), StartError> {
+    /// Takes the first message of the cell, which says what is enforced. Without `wait` it may be
+    /// [`ChannelError::WouldBlock`].
+    pub fn started(&mut self, wait: bool) -> Result<Enforced, StartError> {
         let (report, descriptors) =
             if wait { self.control.recv()? } else { self.control.try_recv()? };
         match report {
             Report::Started(enforced) => {
-                let mut descriptors = descriptors.into_iter();
-                self.pidfd = descriptors.next();
-                Ok((enforced, descriptors.next()))
+                self.pidfd = descriptors.into_iter().next();
+                Ok(enforced)
             }
             Report::Failed(failure) => Err(StartError::Refused(failure)),
-            Report::Exited(_) => Err(ChannelError::Malformed("an exit before a start").into()),
+            Report::Running | Report::Exited(_) => {
+                Err(ChannelError::Malformed("something before a start").into())
+            }
         }
+    }
+
+    /// Sends the command to a started cell, with the descriptors that `stdio` asks for. The answer is
+    /// [`Report::Running`], then [`Report::Exited`]; or [`Report::Failed`].
+    pub fn run(
+        &self,
+        argv: Vec<Vec<u8>>,
+        stdio: Stdio,
+        descriptors: &[BorrowedFd],
+    ) -> Result<(), ChannelError> {
+        self.control.send(&CommandLine { argv, stdio }, descriptors)
     }
 
     /// Kills the cell's first process, and with it, by the kernel, all others.

@@ -127,8 +127,9 @@ pub struct Confinement {
 pub enum Program {
     /// The worker function given to [`crate::run_launcher`], on the cell's control channel.
     Worker,
-    /// A command line, its arguments as bytes.
-    Command { argv: Vec<Vec<u8>>, stdio: Stdio },
+    /// One command, which is sent by [`crate::Cell::run`] once the cell is confined. A cell can so be
+    /// made ready before it is known what will run in it.
+    Command,
     /// Nothing: enter, verify, report and end. Used to find out what this machine can hold.
     Probe,
 }

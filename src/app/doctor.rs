@@ -44,11 +44,11 @@ fn probe(launcher: &Launcher, host: &Host) -> Result<Enforced, Report> {
         let (groups, policy) = start::policy(mode, host)?;
         let confinement = command(&policy, &groups, host, Rights::Granted);
         let started = launcher
-            .spawn(&confinement, &Program::Probe, &[])
+            .spawn(&confinement, &Program::Probe)
             .map_err(StartError::from)
             .and_then(|mut cell| cell.started(true));
         match started {
-            Ok((found, _)) if mode == Mode::Standard => enforced = Some(found),
+            Ok(found) if mode == Mode::Standard => enforced = Some(found),
             Ok(_) => {}
             Err(error) => {
                 let mut report = start::start_report(&error);

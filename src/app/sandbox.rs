@@ -41,22 +41,28 @@ pub fn run(launcher: Launcher, flags: &SandboxFlags) -> Result<u8, Report> {
     let signals = if stdio == Stdio::Passed { SigSet::empty() } else { watched_signals()? };
     let mut cell = cells
         .launcher()
-        .spawn(&confinement, &Program::Command { argv, stdio }, &passed)
+        .spawn(&confinement, &Program::Command)
         .map_err(|failure| start::failure_report(&failure))?;
-    let (_, master) = cell.started(true).map_err(|error| start::start_report(&error))?;
+    cell.started(true).map_err(|error| start::start_report(&error))?;
+    cell.run(argv, stdio, &passed).map_err(Report::error)?;
     let cell = Arc::new(cell);
-    let attached = match master {
-        Some(master) => Some(Attached::start(master, terminals, signals, &cell)?),
-        None => None,
-    };
-    let end = cell.control().recv::<CellReport>();
+    let mut end = cell.control().recv::<CellReport>();
+    let mut attached = None;
+    if let Ok((CellReport::Running, descriptors)) = end {
+        if let Some(master) = descriptors.into_iter().next() {
+            attached = Some(Attached::start(master, terminals, signals, &cell)?);
+        }
+        end = cell.control().recv::<CellReport>();
+    }
     if let Some(attached) = attached {
         attached.finish();
     }
     match end {
         Ok((CellReport::Exited(exit), _)) => Ok(exit.status() as u8),
         Ok((CellReport::Failed(failure), _)) => Err(start::failure_report(&failure)),
-        Ok((CellReport::Started(_), _)) => Err(Report::error("the cell broke its protocol")),
+        Ok((CellReport::Started(_) | CellReport::Running, _)) => {
+            Err(Report::error("the cell broke its protocol"))
+        }
         Err(_) => Ok(128 + Signal::SIGKILL as u8),
     }
 }

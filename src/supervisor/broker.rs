@@ -54,7 +54,20 @@ impl Broker {
         let worker = file_worker(&cells, &judge, &host, &[]).await?;
         let enforced = worker.enforced().clone();
         let tools = definitions();
-        Ok(Broker { cells, judge, host, tools, worker: Mutex::new(Some(worker)), enforced })
+        let broker =
+            Broker { cells, judge, host, tools, worker: Mutex::new(Some(worker)), enforced };
+        broker.prepare();
+        Ok(broker)
+    }
+
+    /// Makes the cell of the most likely next command ready while the model is asked.
+    fn prepare(&self) {
+        let policy = self.judge.policy();
+        if policy.command.unasked != WorkspaceView::None {
+            let groups = self.judge.groups();
+            let rights = Rights::Unasked;
+            self.cells.prepare(&confine::command(policy, groups, &self.host, rights));
+        }
     }
 
     pub fn enforced(&self) -> &Enforced {

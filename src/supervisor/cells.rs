@@ -1,6 +1,7 @@
 //! Cells from the supervisor's side: start one, talk to it, collect a command's output. Everything
 //! a cell says is treated as hostile: caps, time-outs, and a cell that breaks the protocol is killed.
 
+use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
@@ -29,6 +30,8 @@ const OUTPUT_TAIL: usize = 20 * 1024;
 #[derive(Debug)]
 pub struct Cells {
     launcher: Launcher,
+    /// A command cell that was made ready ahead of its command, while the model was thinking.
+    spare: RefCell<Option<(Confinement, Cell)>>,
 }
 
 /// A cell that is confined and verified.
@@ -37,7 +40,6 @@ pub struct Running {
     cell: Cell,
     ready: AsyncFd<OwnedFd>,
     pub enforced: Enforced,
-    pub terminal: Option<OwnedFd>,
 }
 
 /// A command for a cell.
@@ -60,7 +62,7 @@ pub struct CommandEnd {
 
 impl Cells {
     pub fn new(launcher: Launcher) -> Cells {
-        Cells { launcher }
+        Cells { launcher, spare: RefCell::new(None) }
     }
 
     pub fn launcher(&self) -> &Launcher {
@@ -72,24 +74,23 @@ impl Cells {
         &self,
         confinement: &Confinement,
         program: &Program,
-        stdio: &[BorrowedFd<'_>],
     ) -> Result<Running, StartError> {
-        let mut cell = self.launcher.spawn(confinement, program, stdio)?;
-        let watched = cell.control().as_fd().try_clone_to_owned().map_err(ChannelError::Os)?;
-        #[expect(deprecated, reason = "its replacement is unsafe; an OwnedFd is what it asks for")]
-        let ready = AsyncFd::new(watched).map_err(ChannelError::Os)?;
-        let started = async {
-            loop {
-                let mut guard = ready.readable().await.map_err(ChannelError::Os)?;
-                match cell.started(false) {
-                    Err(StartError::Channel(ChannelError::WouldBlock)) => guard.clear_ready(),
-                    other => return other,
-                }
-            }
-        };
-        let late = StartError::Channel(ChannelError::Malformed("no start in 20 seconds"));
-        let (enforced, terminal) = timeout(START_LIMIT, started).await.unwrap_or(Err(late))?;
-        Ok(Running { cell, ready, enforced, terminal })
+        Running::verified(self.launcher.spawn(confinement, program)?).await
+    }
+
+    /// Makes a command cell ready. Whether that works is seen when it is used.
+    pub fn prepare(&self, confinement: &Confinement) {
+        let spare = self.launcher.spawn(confinement, &Program::Command);
+        *self.spare.borrow_mut() = spare.ok().map(|cell| (confinement.clone(), cell));
+    }
+
+    /// A fresh command cell: the spare one if it has exactly these rights.
+    async fn command_cell(&self, confinement: &Confinement) -> Result<Running, StartError> {
+        let spare = self.spare.borrow_mut().take();
+        match spare {
+            Some((rights, cell)) if rights == *confinement => Running::verified(cell).await,
+            _ => self.start(confinement, &Program::Command).await,
+        }
     }
 
     /// Runs a command to its end. Dropping the future kills it.
@@ -97,10 +98,11 @@ impl Cells {
         let (output, input) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)
             .map_err(|errno| ChannelError::Os(errno.into()))?;
         let null = std::fs::File::open("/dev/null").map_err(ChannelError::Os)?;
-        let program = Program::Command { argv: request.argv, stdio: Stdio::Passed };
+        let running = self.command_cell(&request.confinement).await?;
         let streams = [null.as_fd(), input.as_fd(), input.as_fd()];
-        let running = self.start(&request.confinement, &program, &streams).await?;
+        running.cell.run(request.argv, Stdio::Passed, &streams)?;
         drop(input);
+        self.prepare(&request.confinement);
         let mut kept = Kept::default();
         let reader = pipe::Receiver::from_owned_fd(output).map_err(ChannelError::Os)?;
         let both = async {
@@ -119,6 +121,25 @@ impl Cells {
 }
 
 impl Running {
+    /// Waits until a cell has verified itself.
+    async fn verified(mut cell: Cell) -> Result<Running, StartError> {
+        let watched = cell.control().as_fd().try_clone_to_owned().map_err(ChannelError::Os)?;
+        #[expect(deprecated, reason = "its replacement is unsafe; an OwnedFd is what it asks for")]
+        let ready = AsyncFd::new(watched).map_err(ChannelError::Os)?;
+        let started = async {
+            loop {
+                let mut guard = ready.readable().await.map_err(ChannelError::Os)?;
+                match cell.started(false) {
+                    Err(StartError::Channel(ChannelError::WouldBlock)) => guard.clear_ready(),
+                    other => return other,
+                }
+            }
+        };
+        let late = StartError::Channel(ChannelError::Malformed("no start in 20 seconds"));
+        let enforced = timeout(START_LIMIT, started).await.unwrap_or(Err(late))?;
+        Ok(Running { cell, ready, enforced })
+    }
+
     /// The next message of the cell.
     pub async fn recv<T: DeserializeOwned>(&self) -> Result<T, ChannelError> {
         loop {
@@ -132,14 +153,17 @@ impl Running {
     }
 
     /// Waits for the end of a command.
-    pub async fn exit(&self) -> Result<Exit, StartError> {
-        match self.recv().await {
-            Ok(Report::Exited(exit)) => Ok(exit),
-            Ok(Report::Failed(failure)) => Err(StartError::Refused(failure)),
-            Ok(Report::Started(_)) => Err(ChannelError::Malformed("a second start").into()),
-            // The kernel, or the limits, have killed the cell's first process.
-            Err(ChannelError::Closed) => Ok(Exit::Signal(9)),
-            Err(error) => Err(error.into()),
+    async fn exit(&self) -> Result<Exit, StartError> {
+        loop {
+            return match self.recv().await {
+                Ok(Report::Running) => continue,
+                Ok(Report::Exited(exit)) => Ok(exit),
+                Ok(Report::Failed(failure)) => Err(StartError::Refused(failure)),
+                Ok(Report::Started(_)) => Err(ChannelError::Malformed("a second start").into()),
+                // The kernel, or the limits, have killed the cell's first process.
+                Err(ChannelError::Closed) => Ok(Exit::Signal(9)),
+                Err(error) => Err(error.into()),
+            };
         }
     }
 }
@@ -192,7 +216,7 @@ impl FileWorker {
         confinement: &Confinement,
         hello: &Hello,
     ) -> Result<FileWorker, StartError> {
-        let running = cells.start(confinement, &Program::Worker, &[]).await?;
+        let running = cells.start(confinement, &Program::Worker).await?;
         running.cell.control().send(hello, &[])?;
         Ok(FileWorker { running })
     }
