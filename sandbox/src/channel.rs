@@ -6,6 +6,7 @@
 use std::io::{self, IoSlice, IoSliceMut, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
+use std::sync::Mutex;
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
@@ -57,6 +58,8 @@ impl From<Errno> for ChannelError {
 #[derive(Debug)]
 pub struct Channel {
     socket: OwnedFd,
+    /// Kept between messages: a fresh one would cost more than the message.
+    buffer: Mutex<Vec<u8>>,
 }
 
 impl AsFd for Channel {
@@ -82,12 +85,12 @@ impl Channel {
     pub fn pair() -> io::Result<(Channel, Channel)> {
         let (one, other) =
             socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?;
-        Ok((Channel { socket: one }, Channel { socket: other }))
+        Ok((Channel::from_socket(one), Channel::from_socket(other)))
     }
 
     /// Takes over a socket that was made by [`Channel::pair`] in another process.
     pub fn from_socket(socket: OwnedFd) -> Channel {
-        Channel { socket }
+        Channel { socket, buffer: Mutex::new(Vec::new()) }
     }
 
     /// Sends one message with copies of `descriptors`. Blocks while the other side's queue is full.
@@ -130,7 +133,7 @@ impl Channel {
         &self,
         flags: MsgFlags,
     ) -> Result<(T, Vec<OwnedFd>), ChannelError> {
-        let mut frame = vec![0u8; FRAME_LIMIT];
+        let mut frame = self.take_buffer();
         let mut control = nix::cmsg_space!([i32; DESCRIPTOR_LIMIT]);
         let (length, truncated, raw) = loop {
             let mut parts = [IoSliceMut::new(&mut frame)];
@@ -166,7 +169,19 @@ impl Channel {
             }
             _ => return Err(ChannelError::Malformed("it is of an unknown kind")),
         };
+        if let Ok(mut buffer) = self.buffer.lock() {
+            *buffer = frame;
+        }
         Ok((message, descriptors))
+    }
+
+    fn take_buffer(&self) -> Vec<u8> {
+        let mut buffer = match self.buffer.lock() {
+            Ok(mut kept) => std::mem::take(&mut *kept),
+            Err(_) => Vec::new(),
+        };
+        buffer.resize(FRAME_LIMIT, 0);
+        buffer
     }
 }
 
