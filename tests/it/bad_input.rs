@@ -291,3 +291,38 @@ fn a_binary_file_is_refused_and_hostile_bytes_do_not_end_the_run() {
     let shown = requests[1].result("long").len();
     assert!(shown < 200_000, "{shown} bytes went to the model");
 }
+
+#[test]
+fn a_machine_that_cannot_confine_runs_nothing_and_says_what_is_missing() {
+    for account in accounts() {
+        let world = World::new(account);
+        // In a user namespace that forbids further ones, as some hosts do for everybody.
+        let line = r#"echo 0 > /proc/sys/user/max_user_namespaces && exec "$0" "$@""#;
+        let run = |args: &[&str]| {
+            account
+                .command(std::path::Path::new("unshare"))
+                .args(["--user", "--map-root-user", "sh", "-c", line])
+                .arg(world.program())
+                .args(args)
+                .env("HOME", world.home())
+                .current_dir(world.workspace())
+                .stdin(std::process::Stdio::null())
+                .output()
+                .unwrap()
+        };
+        for args in [&["sandbox", "--", "touch", "made"][..], &["--provider", "demo", "-p", "x"]] {
+            let out = run(args);
+            let error = String::from_utf8_lossy(&out.stderr);
+            assert_eq!(out.status.code(), Some(7), "{error}");
+            assert!(error.contains("could not create the namespaces"), "{error}");
+            assert!(error.contains("user.max_user_namespaces"), "{error}");
+        }
+        assert!(!world.has("made"));
+        let doctor = run(&["doctor", "--json"]);
+        let doctor: serde_json::Value = serde_json::from_slice(&doctor.stdout).unwrap();
+        assert_eq!(doctor["rung"], "none", "{doctor}");
+        // The control: the same command where it may confine.
+        world.zerostack(&["sandbox", "--", "touch", "made"]).run().exits(0);
+        assert!(world.has("made"));
+    }
+}
