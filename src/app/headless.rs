@@ -55,9 +55,7 @@ async fn headless(launcher: Launcher, flags: RunFlags) -> Result<u8, Report> {
     let broker = Broker::start(Cells::new(launcher), Judge::new(policy, groups, rules), host)
         .await
         .map_err(|error| start::start_report(&error))?;
-    if broker.host().found.incomplete {
-        start::warn_incomplete();
-    }
+    start::warn_incomplete(broker.host());
     let settings = Settings {
         model: model.name.clone(),
         system_prompt: system_prompt(&broker),

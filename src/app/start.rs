@@ -46,17 +46,19 @@ pub fn scan(
     host: &mut Host,
 ) -> Result<(), Report> {
     let found = runtime()?.block_on(supervisor::scan(cells, policy, groups, host));
-    host.found = found.map_err(|error| start_report(&error))?;
-    if host.found.incomplete {
-        warn_incomplete();
-    }
+    found.map_err(|error| start_report(&error))?;
+    warn_incomplete(host);
     Ok(())
 }
 
-pub fn warn_incomplete() {
-    eprintln!(
-        "warning: the workspace is too large to look through: secret names deep in it are not covered"
-    );
+/// Says which directories were too large to look through.
+pub fn warn_incomplete(host: &Host) {
+    for root in host.roots.iter().filter(|root| root.found.incomplete) {
+        let path = root.path.display();
+        eprintln!(
+            "warning: {path} is too large to look through: secret names deep in it are not covered"
+        );
+    }
 }
 
 /// One thread is enough: the work is done in cells and by the model's server.

@@ -50,7 +50,7 @@ struct PathArgument {
 impl Broker {
     /// Starts the file worker, which also shows that this machine can confine.
     pub async fn start(cells: Cells, judge: Judge, mut host: Host) -> Result<Broker, StartError> {
-        host.found = scan(&cells, judge.policy(), judge.groups(), &host).await?;
+        scan(&cells, judge.policy(), judge.groups(), &mut host).await?;
         let worker = file_worker(&cells, &judge, &host, &[]).await?;
         let enforced = worker.enforced().clone();
         let tools = definitions();
@@ -316,7 +316,7 @@ fn worker_roots(judge: &Judge, host: &Host, extra: &[PathBuf]) -> Vec<PathBuf> {
     let files = &judge.policy().files;
     let mut roots = Vec::new();
     if files.workspace != WorkspaceView::None {
-        roots.extend(host.roots().map(Path::to_owned));
+        roots.extend(host.roots.iter().map(|root| root.path.clone()));
     }
     if files.disk == policy::DiskView::Host {
         roots.push("/".into());
@@ -336,32 +336,35 @@ async fn file_worker(
     FileWorker::start(cells, &confinement, &hello).await
 }
 
-/// Finds the names in the workspace that need protection, in a worker that sees only the workspace
-/// and cannot change it.
+/// Finds the names in the workspace and the added directories that need protection, in a worker that
+/// sees only those and cannot change them.
 pub async fn scan(
     cells: &Cells,
     policy: &policy::Policy,
     groups: &policy::Groups,
-    host: &Host,
-) -> Result<Found, StartError> {
+    host: &mut Host,
+) -> Result<(), StartError> {
     let confinement = confine::scanner(policy, groups, host);
-    let hello = Hello { roots: vec![host.workspace.clone()] };
+    let hello = Hello { roots: host.roots.iter().map(|root| root.path.clone()).collect() };
     let worker = FileWorker::start(cells, &confinement, &hello).await?;
     let names = &groups.secrets.workspace;
     let wanted = ScanFor { secrets: names.names.clone(), except: names.except.clone() };
     let arguments = serde_json::to_string(&wanted)
         .map_err(|_| ChannelError::Malformed("the scan cannot be asked for"))?;
-    let call = Call {
-        tool: SCAN.into(),
-        arguments,
-        target: Target::Beneath { root: 0, path: Vec::new() },
-        shown: ".".into(),
-        exclude: Vec::new(),
-    };
-    match worker.call(&call, None).await? {
-        Reply::Found(found) => Ok(checked(found)),
-        _ => Err(ChannelError::Malformed("the scan failed").into()),
+    for (number, root) in host.roots.iter_mut().enumerate() {
+        let call = Call {
+            tool: SCAN.into(),
+            arguments: arguments.clone(),
+            target: Target::Beneath { root: number as u16, path: Vec::new() },
+            shown: root.path.display().to_string(),
+            exclude: Vec::new(),
+        };
+        root.found = match worker.call(&call, None).await? {
+            Reply::Found(found) => checked(found),
+            _ => return Err(ChannelError::Malformed("the scan failed").into()),
+        };
     }
+    Ok(())
 }
 
 /// A worker's paths are not trusted to stay inside.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use zerostack_sandbox::{Access, Confinement, Identity, Limits, Mount, Network, Source, Syscalls};
 
 use super::git;
-use super::host::Host;
+use super::host::{Host, Root};
 use crate::policy::{DiskView, Groups, Policy, RootGroup, ViewHome, WorkspaceView};
 
 /// Which rights of a mode a command gets.
@@ -254,66 +254,74 @@ impl<'a> View<'a> {
 
     /// Adds the workspace and the added directories.
     fn workspace(&mut self, view: WorkspaceView, git_rights: Git) {
-        let host = self.host;
-        let access = match view {
-            WorkspaceView::None => return,
-            WorkspaceView::ReadWrite => Access::ReadWrite,
-            WorkspaceView::ReadOnly | WorkspaceView::Copy => Access::ReadOnly,
-        };
+        if view == WorkspaceView::None {
+            return;
+        }
         self.sees_workspace = true;
-        let workspace =
-            Source { path: host.workspace.clone(), identity: Some(host.workspace_identity) };
-        self.mounts.push(match view {
-            WorkspaceView::Copy => Mount::Copy {
-                source: workspace,
-                target: host.workspace.clone(),
-                size_mib: self.scratch_mib(),
-            },
-            _ => Mount::Tree { source: workspace, target: host.workspace.clone(), access },
-        });
-        for added in &host.added {
-            let access = if added.access == Access::ReadOnly { Access::ReadOnly } else { access };
-            self.mounts.push(tree(&added.path, Some(added.identity), access));
+        let host = self.host;
+        for root in &host.roots {
+            let writable = view == WorkspaceView::ReadWrite && root.access == Access::ReadWrite;
+            let source = Source { path: root.path.clone(), identity: Some(root.identity) };
+            let (target, size_mib) = (root.path.clone(), self.scratch_mib());
+            self.mounts.push(match (view, root.access) {
+                (WorkspaceView::Copy, Access::ReadWrite) => {
+                    Mount::Copy { source, target, size_mib }
+                }
+                _ if writable => Mount::Tree { source, target, access: Access::ReadWrite },
+                _ => Mount::Tree { source, target, access: Access::ReadOnly },
+            });
         }
-        if view == WorkspaceView::ReadWrite {
-            self.protect(git_rights);
-        }
-        let hidden = host.found.secrets.iter().chain(&host.found.sockets);
-        for path in hidden {
-            self.cover(&host.workspace, path);
+        // After all of them: one may lie in another.
+        for root in &host.roots {
+            if view == WorkspaceView::ReadWrite && root.access == Access::ReadWrite {
+                self.protect(root, git_rights);
+            }
+            for path in root.found.secrets.iter().chain(&root.found.sockets) {
+                self.cover(&root.path, path);
+            }
         }
     }
 
-    /// Makes what other programs obey read-only, and keeps the directories above it in their place.
-    fn protect(&mut self, git_rights: Git) {
-        let host = self.host;
+    /// Makes what other programs obey read-only, and keeps the directories above it, and above
+    /// secrets, in their place: a renamed directory would have its secrets uncovered in the next cell.
+    fn protect(&mut self, root: &Root, git_rights: Git) {
         let mut pinned = BTreeSet::new();
-        for path in &host.found.git {
-            let whole = host.workspace.join(path);
-            self.pin_ancestors(&host.workspace, path, &mut pinned);
+        let tree = &root.path;
+        for path in root.found.secrets.iter().chain(&root.found.git) {
+            self.pin_ancestors(tree, path, &mut pinned);
+        }
+        for path in &root.found.git {
+            let whole = tree.join(path);
             let complete = ["hooks", "config"].iter().all(|name| whole.join(name).exists());
             if git_rights == Git::Writable && complete && !whole.is_symlink() {
-                self.pin(&host.workspace, path, Access::ReadWrite);
+                self.pin(tree, path, Access::ReadWrite);
                 for name in &self.groups.protected.git.names {
-                    self.pin(&host.workspace, &path.join(name), Access::ReadOnly);
+                    self.pin(tree, &path.join(name), Access::ReadOnly);
                 }
                 continue;
             }
-            self.pin(&host.workspace, path, Access::ReadOnly);
+            self.pin(tree, path, Access::ReadOnly);
             for real in git::directories(&whole) {
-                if let Ok(below) = real.strip_prefix(&host.workspace)
-                    && below != path
-                {
-                    self.pin_ancestors(&host.workspace, below, &mut pinned);
-                    self.pin(&host.workspace, below, Access::ReadOnly);
+                let Some((tree, below)) = self.root_of(&real) else { continue };
+                if real != whole {
+                    self.pin_ancestors(&tree, &below, &mut pinned);
+                    self.pin(&tree, &below, Access::ReadOnly);
                 }
             }
         }
         for name in &self.groups.protected.workspace.names {
-            if std::fs::symlink_metadata(host.workspace.join(name)).is_ok() {
-                self.pin(&host.workspace, Path::new(name), Access::ReadOnly);
+            if std::fs::symlink_metadata(tree.join(name)).is_ok() {
+                self.pin(tree, Path::new(name), Access::ReadOnly);
             }
         }
+    }
+
+    /// The writable root that a path lies in, and the part below it.
+    fn root_of(&self, path: &Path) -> Option<(PathBuf, PathBuf)> {
+        self.host.roots.iter().find_map(|root| {
+            let below = path.strip_prefix(&root.path).ok()?;
+            (!below.as_os_str().is_empty()).then(|| (root.path.clone(), below.to_owned()))
+        })
     }
 
     fn pin(&mut self, tree: &Path, path: &Path, access: Access) {

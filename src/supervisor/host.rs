@@ -14,22 +14,23 @@ use crate::wire::Found;
 pub struct Host {
     pub home: PathBuf,
     pub workspace: PathBuf,
-    pub workspace_identity: Identity,
-    pub added: Vec<AddedDirectory>,
+    /// The workspace, then the added directories.
+    pub roots: Vec<Root>,
     /// Our own directories: configuration first, then data, state, cache. No cell ever sees them.
     pub own: [PathBuf; 4],
     /// The environment the user started us with, for the few variables that cells keep.
     pub environment: Vec<(String, String)>,
-    /// Names in the workspace that need protection.
-    pub found: Found,
 }
 
-/// A directory given by `--add-dir`.
+/// A directory the session works in.
 #[derive(Debug, Clone)]
-pub struct AddedDirectory {
+pub struct Root {
     pub path: PathBuf,
     pub identity: Identity,
+    /// The most that any mode gives.
     pub access: Access,
+    /// Names in it that need protection; empty until it has been looked through.
+    pub found: Found,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -44,9 +45,12 @@ pub enum HostError {
     AddedDirectory(PathBuf, String),
 }
 
-fn identity(path: &Path) -> std::io::Result<Identity> {
-    let facts = std::fs::metadata(path)?;
-    Ok(Identity { device: facts.dev(), inode: facts.ino() })
+impl Root {
+    fn new(path: PathBuf, access: Access) -> std::io::Result<Root> {
+        let facts = std::fs::metadata(&path)?;
+        let identity = Identity { device: facts.dev(), inode: facts.ino() };
+        Ok(Root { path, identity, access, found: Found::default() })
+    }
 }
 
 impl Host {
@@ -83,26 +87,17 @@ impl Host {
             let base = variable(&format!("XDG_{name}_HOME")).map(PathBuf::from);
             base.filter(|base| base.is_absolute()).unwrap_or(home.join(default)).join("zerostack")
         });
-        Ok(Host {
-            workspace_identity: identity(&workspace).map_err(HostError::NoDirectory)?,
-            added: added.iter().map(|text| add(text, &home)).collect::<Result<_, _>>()?,
-            own,
-            home,
-            workspace,
-            environment,
-            found: Found::default(),
-        })
+        let first = Root::new(workspace.clone(), Access::ReadWrite);
+        let mut roots = vec![first.map_err(HostError::NoDirectory)?];
+        for text in added {
+            roots.push(add(text, &home)?);
+        }
+        Ok(Host { roots, own, home, workspace, environment })
     }
 
     /// Where the user's configuration of zerostack is.
     pub fn configuration(&self) -> &Path {
         &self.own[0]
-    }
-
-    /// The workspace and the added directories.
-    pub fn roots(&self) -> impl Iterator<Item = &Path> {
-        let added = self.added.iter().map(|added| added.path.as_path());
-        std::iter::once(self.workspace.as_path()).chain(added)
     }
 
     /// What a path from the model means: absolute, links resolved as far as it exists. Only the
@@ -114,7 +109,7 @@ impl Host {
             None => self.workspace.join(given),
         };
         let path = resolved(&normal(&given), 0);
-        let inside = self.roots().filter_map(|root| path.strip_prefix(root).ok());
+        let inside = self.roots.iter().filter_map(|root| path.strip_prefix(&root.path).ok());
         let inside = inside.min_by_key(|rest| rest.as_os_str().len()).map(Path::to_owned);
         Place { path, inside }
     }
@@ -132,7 +127,7 @@ fn refuse_wide(path: &Path, home: &Path) -> Result<(), HostError> {
     if wide { Err(HostError::TooWide(path.to_owned())) } else { Ok(()) }
 }
 
-fn add(text: &str, home: &Path) -> Result<AddedDirectory, HostError> {
+fn add(text: &str, home: &Path) -> Result<Root, HostError> {
     let (text, access) = match text.strip_suffix(":ro") {
         Some(text) => (text, Access::ReadOnly),
         None => (text, Access::ReadWrite),
@@ -143,7 +138,7 @@ fn add(text: &str, home: &Path) -> Result<AddedDirectory, HostError> {
         return Err(HostError::AddedDirectory(path, "it is not a directory".into()));
     }
     refuse_wide(&path, home)?;
-    Ok(AddedDirectory { identity: identity(&path).map_err(failed)?, path, access })
+    Root::new(path, access).map_err(failed)
 }
 
 /// Folds `.` and `..` without looking at the disk.

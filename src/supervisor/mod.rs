@@ -14,7 +14,7 @@ mod vault;
 pub use broker::{Broker, Grant, scan};
 pub use cells::{Cells, CommandEnd, CommandRequest, Running};
 pub use confine::{Rights, command, command_rights, file_worker, scanner};
-pub use host::{AddedDirectory, Host, HostError};
+pub use host::{Host, HostError, Root};
 pub use net::{Backend, Network, Recorder};
 pub use run::{AgentEvent, CallRecord, Denial, RunResult, Session, Tell};
 pub use vault::{Key, Vault};

@@ -206,3 +206,27 @@ fn a_git_directory_is_protected_where_it_really_is() {
         assert!(world.workspace().join(touch[0]).exists());
     }
 }
+
+#[test]
+fn an_added_directory_is_protected_as_the_workspace_is() {
+    let world = World::new(Account::Current);
+    let lib = world.home().join("lib");
+    std::fs::create_dir_all(lib.join(".git/hooks")).unwrap();
+    std::fs::create_dir_all(lib.join("deploy")).unwrap();
+    std::fs::write(lib.join("deploy/.env"), "SECRET=1\n").unwrap();
+    let directory = lib.display().to_string();
+    let in_cell = |add: &str, command: &str| {
+        let line = ["sandbox", "--standard", "--add-dir", add, "--", "sh", "-c", command];
+        world.zerostack(&line).run()
+    };
+    let hook = format!("touch {directory}/.git/hooks/evil");
+    assert!(in_cell(&directory, &hook).exits(1).stderr.contains("Read-only file system"));
+    let secret = format!("cat {directory}/deploy/.env");
+    assert!(in_cell(&directory, &secret).exits(1).stderr.contains("Permission denied"));
+    // Renamed here, it would lie open to the next cell.
+    let rename = format!("mv {directory}/deploy {directory}/other");
+    assert!(in_cell(&directory, &rename).exits(1).stderr.contains("busy"));
+    in_cell(&directory, &format!("touch {directory}/made")).exits(0);
+    let read_only = format!("{directory}:ro");
+    in_cell(&read_only, &format!("touch {directory}/other")).exits(1);
+}
