@@ -71,6 +71,8 @@ pub const SCAN: &str = "scan";
 pub struct ScanFor {
     pub secrets: Vec<String>,
     pub except: Vec<String>,
+    /// Globs of absolute paths that the user's rules deny to be read.
+    pub denied: Vec<String>,
 }
 
 /// Paths relative to the scanned directory.

@@ -64,6 +64,11 @@ pub(crate) fn streams(stdio: Stdio, passed: &[OwnedFd]) -> Result<Streams, Failu
     let mut passed = passed.iter();
     let mut take = || passed.next().ok_or_else(missing)?.try_clone().at(Step::Terminal);
     match stdio {
+        Stdio::Output => {
+            let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC;
+            let null = open("/dev/null", flags, Mode::empty()).at(Step::Terminal)?;
+            Ok(Streams { streams: [null, take()?, take()?], terminal: None, master: None })
+        }
         Stdio::Passed => {
             Ok(Streams { streams: [take()?, take()?, take()?], terminal: None, master: None })
         }
@@ -137,13 +142,17 @@ fn execute(command: &Command) -> Failure {
     };
     let path = command.environment.iter().find_map(|entry| entry.to_bytes().strip_prefix(b"PATH="));
     let mut places: Vec<Vec<u8>> = vec![Vec::new()];
-    if !name.to_bytes().contains(&b'/') {
+    let searched = !name.to_bytes().contains(&b'/');
+    if searched {
         places = path.unwrap_or_default().split(|byte| *byte == b':').map(<[u8]>::to_vec).collect();
     }
     let mut error = std::io::Error::from_raw_os_error(libc::ENOENT);
     for mut file in places {
         if !file.is_empty() {
             file.push(b'/');
+        } else if searched {
+            // An empty element of PATH means the working directory, which is the project's.
+            continue;
         }
         file.extend_from_slice(name.to_bytes());
         let Ok(file) = CString::new(file) else { continue };

@@ -97,9 +97,9 @@ fn apply(root: BorrowedFd, entry: &Mount, tree: Option<OwnedFd>) -> Result<(), F
             attach(root, target, tree.as_fd()).on(Step::Attach, target)?;
             copy_on_write(root, target, *size_mib).on(Step::Copy, target)
         }
-        (Mount::Empty { target, size_mib, access }, _) => {
-            empty(root, target, *size_mib, *access).on(Step::Attach, target)
-        }
+        (Mount::Empty { target, size_mib, access }, _) => empty(root, target, *size_mib, 0o1777)
+            .and_then(|()| set_access(look_up(root, target)?.as_fd(), *access))
+            .on(Step::Attach, target),
         (Mount::Pin { tree, path, access }, _) => {
             pin(root, tree, path, *access).on(Step::Pin, &tree.join(path))
         }
@@ -163,18 +163,18 @@ fn by_descriptor(file: &OwnedFd) -> PathBuf {
     PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()))
 }
 
-fn empty(root: BorrowedFd, target: &Path, size_mib: u64, access: Access) -> io::Result<()> {
+fn empty(root: BorrowedFd, target: &Path, size_mib: u64, mode: u32) -> io::Result<()> {
     let place = ensure(root, target, true)?;
-    let options = format!("size={size_mib}m,nr_inodes={},mode=1777", 1024 + size_mib * 64);
+    let options = format!("size={size_mib}m,nr_inodes={},mode={mode:o}", 1024 + size_mib * 64);
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
     mount(Some("tmpfs"), &by_descriptor(&place), Some("tmpfs"), flags, Some(options.as_str()))?;
-    set_access(look_up(root, target)?.as_fd(), access)
+    Ok(())
 }
 
 /// Puts an overlay over the read-only tree at `target`, whose changes live in memory.
 fn copy_on_write(root: BorrowedFd, target: &Path, size_mib: u64) -> io::Result<()> {
     let scratch = Path::new("/.scratch");
-    empty(root, scratch, size_mib, Access::ReadWrite)?;
+    empty(root, scratch, size_mib, 0o700)?;
     let memory = look_up(root, scratch)?;
     let mode = Mode::from_bits_truncate(0o755);
     mkdirat(&memory, "upper", mode)?;
@@ -245,6 +245,10 @@ fn open_devices() -> Result<Vec<(PathBuf, OwnedFd)>, Failure> {
         let file =
             open(&path, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty()).on(Step::Device, &path)?;
         let tree = sys::open_tree(file.as_fd(), Path::new(""), false).on(Step::Device, &path)?;
+        // Read-only keeps the node's mode, owner and times, which are the host's; it does not keep
+        // anyone from writing to the device.
+        let fixed = libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NOEXEC;
+        sys::set_mount_attributes(tree.as_fd(), fixed, false).on(Step::Device, &path)?;
         Ok((path, tree))
     };
     DEVICES.iter().map(open_device).collect()
@@ -252,7 +256,8 @@ fn open_devices() -> Result<Vec<(PathBuf, OwnedFd)>, Failure> {
 
 fn mount_devices(root: BorrowedFd, devices: &[(PathBuf, OwnedFd)]) -> Result<(), Failure> {
     let dev = Path::new("/dev");
-    empty(root, dev, 1, Access::ReadWrite).on(Step::Device, dev)?;
+    // Not sticky and world-writable: there the kernel refuses `> /dev/null` to all but its owner.
+    empty(root, dev, 1, 0o755).on(Step::Device, dev)?;
     for (path, tree) in devices {
         attach(root, path, tree.as_fd()).on(Step::Device, path)?;
     }
@@ -263,7 +268,7 @@ fn mount_devices(root: BorrowedFd, devices: &[(PathBuf, OwnedFd)]) -> Result<(),
     mount(Some("devpts"), &by_descriptor(&place), Some("devpts"), flags, options)
         .on(Step::Device, pts)?;
     let shared = Path::new("/dev/shm");
-    empty(root, shared, 256, Access::ReadWrite).on(Step::Device, shared)?;
+    empty(root, shared, 256, 0o1777).on(Step::Device, shared)?;
     for (name, to) in [
         ("/dev/ptmx", "pts/ptmx"),
         ("/dev/fd", "/proc/self/fd"),

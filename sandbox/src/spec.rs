@@ -137,6 +137,9 @@ pub enum Program {
 /// Standard streams of a command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Stdio {
+    /// The two descriptors that come with the request, for output and errors; input is the cell's
+    /// own `/dev/null`.
+    Output,
     /// The three descriptors that come with the request.
     Passed,
     /// A new pseudo terminal of the cell, whose master is sent up; streams not marked as terminal are

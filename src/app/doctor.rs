@@ -11,6 +11,7 @@ use crate::model::providers::PROVIDERS;
 use crate::policy::Mode;
 use crate::report::{ExitKind, Report};
 use crate::supervisor::{Host, Rights, Vault, command};
+use crate::ui::text;
 
 pub fn run(launcher: Result<Launcher, Report>, json: bool) -> Result<u8, Report> {
     let host = start::host(&[])?;
@@ -105,10 +106,13 @@ fn print_text(kernel: &Kernel, confined: &Result<Enforced, Report>, providers: &
             println!("Canaries    tried inside a cell, all refused:");
             for canary in &enforced.canaries {
                 let reason = std::io::Error::from_raw_os_error(canary.refused_with);
-                println!("            {}: {reason}", canary.attempt);
+                println!("            {}: {reason}", text::clean(&canary.attempt));
             }
         }
-        Err(report) => println!("Sandbox     none: every tool is refused\n{report}"),
+        Err(report) => {
+            let report = text::clean(&report.to_string());
+            println!("Sandbox     none: every tool is refused\n{report}");
+        }
     }
     println!("Providers");
     for provider in providers {

@@ -223,10 +223,11 @@ fn print(line: &str) {
 impl Facts {
     fn begin(&self) {
         match self.format {
-            OutputFormat::Text => eprintln!(
-                "zerostack: {} mode, {RUNG} sandbox, {} {}",
-                self.mode, self.provider, self.model
-            ),
+            OutputFormat::Text => {
+                let (mode, provider) = (self.mode, &self.provider);
+                let model = text::line(&self.model, 100);
+                eprintln!("zerostack: {mode} mode, {RUNG} sandbox, {provider} {model}");
+            }
             OutputFormat::StreamJson => print(
                 &json!({"type": "start", "mode": self.mode, "rung": RUNG, "provider": self.provider,
                     "model": self.model})

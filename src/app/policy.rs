@@ -31,7 +31,7 @@ pub fn show(launcher: Launcher, mode: Option<Mode>, json: bool) -> Result<u8, Re
     } else {
         let texts: Vec<String> =
             shown.iter().map(|(workers, policy)| as_text(workers, policy)).collect();
-        println!("{}", texts.join("\n").trim_end());
+        println!("{}", crate::ui::text::clean(texts.join("\n").trim_end()));
     }
     Ok(0)
 }

@@ -30,13 +30,11 @@ pub fn run(launcher: Launcher, flags: &SandboxFlags) -> Result<u8, Report> {
     let (input, output, error) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
     let terminals = [input.is_terminal(), output.is_terminal(), error.is_terminal()];
     let streams = [input.as_fd(), output.as_fd(), error.as_fd()];
-    let stdio = stdio(terminals, &streams);
-    let passed: Vec<BorrowedFd> = streams
-        .into_iter()
-        .zip(terminals)
-        .filter(|(_, terminal)| !terminal)
-        .map(|(fd, _)| fd)
-        .collect();
+    let (rows, columns) = size(&streams, terminals);
+    let stdio = match terminals.contains(&true) {
+        true => Stdio::Terminal { rows, columns, streams: terminals },
+        false => Stdio::Passed,
+    };
     // Blocked before any thread starts, so that only the signal thread takes them.
     let signals = if stdio == Stdio::Passed { SigSet::empty() } else { watched_signals()? };
     let mut cell = cells
@@ -44,7 +42,10 @@ pub fn run(launcher: Launcher, flags: &SandboxFlags) -> Result<u8, Report> {
         .spawn(&confinement, &Program::Command)
         .map_err(|failure| start::failure_report(&failure))?;
     cell.started(true).map_err(|error| start::start_report(&error))?;
+    let mut pipes = Pipes::new(terminals)?;
+    let passed: Vec<BorrowedFd> = pipes.inner.iter().map(AsFd::as_fd).collect();
     cell.run(argv, stdio, &passed).map_err(Report::error)?;
+    pipes.inner.clear();
     let cell = Arc::new(cell);
     let mut end = cell.control().recv::<CellReport>();
     let mut attached = None;
@@ -54,6 +55,7 @@ pub fn run(launcher: Launcher, flags: &SandboxFlags) -> Result<u8, Report> {
         }
         end = cell.control().recv::<CellReport>();
     }
+    pipes.finish();
     if let Some(attached) = attached {
         attached.finish();
     }
@@ -67,12 +69,49 @@ pub fn run(launcher: Launcher, flags: &SandboxFlags) -> Result<u8, Report> {
     }
 }
 
-fn stdio(terminals: [bool; 3], streams: &[BorrowedFd; 3]) -> Stdio {
-    let Some(terminal) = terminals.iter().position(|terminal| *terminal) else {
-        return Stdio::Passed;
-    };
-    let (rows, columns) = terminal_size(streams[terminal]).unwrap_or((24, 80));
-    Stdio::Terminal { rows, columns, streams: terminals }
+/// The size of the first stream that is a terminal.
+fn size(streams: &[BorrowedFd; 3], terminals: [bool; 3]) -> (u16, u16) {
+    let first = terminals.iter().position(|terminal| *terminal);
+    first.and_then(|first| terminal_size(streams[first]).ok()).unwrap_or((24, 80))
+}
+
+/// Pipes for the streams that are no terminal. The user's own descriptors stay here: whoever holds
+/// one can change the mode and the length of the file behind it.
+struct Pipes {
+    /// The cell's ends.
+    inner: Vec<OwnedFd>,
+    outputs: Vec<std::thread::JoinHandle<()>>,
+}
+
+impl Pipes {
+    fn new(terminals: [bool; 3]) -> Result<Pipes, Report> {
+        let mut pipes = Pipes { inner: Vec::new(), outputs: Vec::new() };
+        for number in (0..3).filter(|number| !terminals[*number]) {
+            let (read, write) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)
+                .map_err(|errno| Report::error(format!("cannot make a pipe: {errno}")))?;
+            if number == 0 {
+                pipes.inner.push(read);
+                // Not waited for: nobody may be left to read what comes.
+                std::thread::spawn(|| carry(&mut std::io::stdin(), &mut File::from(write)));
+                continue;
+            }
+            pipes.inner.push(write);
+            let mut from = File::from(read);
+            pipes.outputs.push(std::thread::spawn(move || match number {
+                1 => carry(&mut from, &mut std::io::stdout()),
+                _ => carry(&mut from, &mut std::io::stderr()),
+            }));
+        }
+        Ok(pipes)
+    }
+
+    /// Waits for what is still on its way out.
+    fn finish(self) {
+        drop(self.inner);
+        for output in self.outputs {
+            let _ = output.join();
+        }
+    }
 }
 
 fn watched_signals() -> Result<SigSet, Report> {
@@ -122,7 +161,7 @@ impl Attached {
             }));
         }
         let cell = Arc::clone(cell);
-        std::thread::spawn(move || follow_signals(&signals, &master, &cell));
+        std::thread::spawn(move || follow_signals(&signals, terminals, &master, &cell));
         Ok(Attached { saved, output })
     }
 
@@ -147,15 +186,16 @@ fn carry(from: &mut impl Read, to: &mut impl Write) {
     }
 }
 
-fn follow_signals(signals: &SigSet, master: &OwnedFd, cell: &Cell) {
+fn follow_signals(signals: &SigSet, terminals: [bool; 3], master: &OwnedFd, cell: &Cell) {
+    let (input, output, error) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
+    let streams = [input.as_fd(), output.as_fd(), error.as_fd()];
     while let Ok(signal) = signals.wait() {
         if signal != Signal::SIGWINCH {
             cell.kill();
             return;
         }
-        if let Ok((rows, columns)) = terminal_size(std::io::stdin().as_fd()) {
-            // The cell may be gone already.
-            let _ = set_terminal_size(master.as_fd(), rows, columns);
-        }
+        let (rows, columns) = size(&streams, terminals);
+        // The cell may be gone already.
+        let _ = set_terminal_size(master.as_fd(), rows, columns);
     }
 }

@@ -12,7 +12,9 @@ use crate::supervisor::{self, Cells, Host, HostError};
 /// Facts of the host, or why this place is no workspace.
 pub fn host(add_dir: &[String]) -> Result<Host, Report> {
     Host::find(std::env::vars_os(), add_dir).map_err(|error| match error {
-        HostError::TooWide(_) | HostError::AddedDirectory(..) => Report::usage(error),
+        HostError::TooWide(_) | HostError::NotText(_) | HostError::AddedDirectory(..) => {
+            Report::usage(error)
+        }
         HostError::NoHome | HostError::NoDirectory(_) => Report::error(error),
     })
 }
@@ -45,7 +47,7 @@ pub fn scan(
     groups: &Groups,
     host: &mut Host,
 ) -> Result<(), Report> {
-    let found = runtime()?.block_on(supervisor::scan(cells, policy, groups, host));
+    let found = runtime()?.block_on(supervisor::scan(cells, policy, groups, Vec::new(), host));
     found.map_err(|error| start_report(&error))?;
     warn_incomplete(host);
     Ok(())
@@ -56,7 +58,7 @@ pub fn warn_incomplete(host: &Host) {
     for root in host.roots.iter().filter(|root| root.found.incomplete) {
         let path = root.path.display();
         eprintln!(
-            "warning: {path} is too large to look through: secret names deep in it are not covered"
+            "warning: {path} could not be looked through completely: deep in it, secrets are not covered and .git is not protected"
         );
     }
 }

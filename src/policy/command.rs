@@ -52,7 +52,9 @@ fn names_flag(word: &str, name: &str) -> bool {
     if name.len() == 1 {
         return is_flag(word) && !word.starts_with("--") && word[1..].contains(name);
     }
-    word.split('=').next() == Some(name)
+    let given = word.split('=').next().unwrap_or(word);
+    // Long flags may be abbreviated.
+    given == name || (given.len() > 3 && given.starts_with("--") && name.starts_with(given))
 }
 
 impl CommandLists {
@@ -60,7 +62,13 @@ impl CommandLists {
     pub fn is_safe(&self, shell: &Shell) -> bool {
         let safe = |words: &Vec<Option<String>>| {
             let words: Option<Vec<&str>> = words.iter().map(Option::as_deref).collect();
-            words.is_some_and(|words| self.safe.iter().any(|entry| entry.covers(&words)))
+            words.is_some_and(|words| {
+                self.safe.iter().any(|entry| {
+                    // A file name that a pattern finds can look like a flag.
+                    let exact = entry.refuse.is_empty() && entry.most_operands.is_none();
+                    (exact || !shell.globs) && entry.covers(&words)
+                })
+            })
         };
         shell.plain && !shell.commands.is_empty() && shell.commands.iter().all(safe)
     }
@@ -74,8 +82,10 @@ impl CommandLists {
             let Some(program) = words[0].as_deref() else {
                 return Some("The program is only known when the command runs.");
             };
-            let words: Vec<&str> =
-                words[1..].iter().map(|word| word.as_deref().unwrap_or_default()).collect();
+            if program.contains(['*', '?', '[']) {
+                return Some("The program is only known when the command runs.");
+            }
+            let words: Vec<Option<&str>> = words[1..].iter().map(Option::as_deref).collect();
             let fits = |entry: &&Destructive| entry.covers(base_name(program), &words);
             self.destructive.iter().find(fits).map(|entry| entry.reason.as_str())
         })
@@ -114,7 +124,8 @@ fn refuses(prefix: &str, word: &str) -> bool {
 }
 
 impl Destructive {
-    fn covers(&self, program: &str, arguments: &[&str]) -> bool {
+    /// An argument that is only known at run time counts as any flag, not as a sub-command.
+    fn covers(&self, program: &str, arguments: &[Option<&str>]) -> bool {
         let named = |name: &String| match name.strip_suffix('*') {
             Some(start) => program.starts_with(start),
             None => program == name,
@@ -122,7 +133,7 @@ impl Destructive {
         if !self.programs.iter().any(named) {
             return false;
         }
-        let has_subcommand = |name: &String| arguments.contains(&name.as_str());
+        let has_subcommand = |name: &String| arguments.contains(&Some(name.as_str()));
         if !self.subcommands.is_empty() && !self.subcommands.iter().any(has_subcommand) {
             return false;
         }
@@ -130,6 +141,7 @@ impl Destructive {
             return true;
         }
         arguments.iter().any(|word| {
+            let Some(word) = word else { return self.subcommands.is_empty() };
             self.any_flag.iter().any(|flag| names_flag(word, flag))
                 || self.any_argument.iter().any(|argument| word.starts_with(argument.as_str()))
         })
@@ -159,6 +171,11 @@ mod tests {
             "./ls",
             "/tmp/ls",
             "git diff --ext-diff",
+            "find . *",
+            "printf -v 'a[$(id)]' x",
+            "test -v x",
+            "python3 version",
+            "find . {-exec,id} \\;",
             "git grep -O",
             "tee f",
             "",
@@ -180,6 +197,15 @@ mod tests {
             "sh -c 'rm -rf x'",
             "git -C x push --force",
             "find . -delete",
+            "{rm,-rf,x}",
+            "/bin/r[m] -rf x",
+            "env -S 'rm -rf x'",
+            "nice --adjustment 5 rm -rf x",
+            "rm --recurs x",
+            "trap 'rm -rf x' EXIT",
+            "git -c alias.x='!rm -rf x' x",
+            "git push origin +main",
+            "!(rm -rf x)",
         ] {
             assert!(lists.destructive(&analyse(destructive)).is_some(), "{destructive}");
         }

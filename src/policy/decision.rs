@@ -76,10 +76,9 @@ impl Judge {
         &self.groups
     }
 
-    /// Globs of absolute paths that the user's rules deny to `tool`.
+    /// Globs of absolute paths that the user's rules keep from `tool`.
     pub fn denied_globs(&self, tool: &str) -> Vec<String> {
-        let denying = self.rules.iter().filter(|rule| rule.action == Action::Deny);
-        denying.filter_map(|rule| rule.path_glob(tool)).collect()
+        self.rules.iter().flat_map(|rule| rule.path_globs(tool)).collect()
     }
 
     /// Deny beats everything; an asking rule beats an allowing one; the mode decides the rest.
@@ -92,6 +91,18 @@ impl Judge {
         }
         if let Some(rule) = of_user(Action::Ask) {
             return Decision::Ask { reason: format!("Your rule `{rule}` wants a question.") };
+        }
+        if let Subject::Command(text) = &call.subject
+            && self.rules.iter().any(Rule::restricts_commands)
+        {
+            let shell = analyse(text);
+            let hidden = |words: &Vec<Option<String>>| {
+                words[0].as_deref().is_none_or(|program| program.contains(['*', '?', '[']))
+            };
+            if !shell.understood || shell.commands.iter().any(hidden) {
+                let reason = "Your rules restrict commands, and what this one runs cannot be told.";
+                return Decision::Ask { reason: reason.into() };
+            }
         }
         let own = self.policy.rules.iter().find(|rule| self.rule_fits(rule, call));
         let (action, mut reason) = match own {

@@ -23,7 +23,8 @@ pub struct Rule {
     pub action: Action,
     tool: String,
     pattern: String,
-    glob: Option<GlobMatcher>,
+    /// Absolute; empty if the rule is about every path.
+    globs: Vec<GlobMatcher>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -53,19 +54,20 @@ impl Rule {
         if tool != "*" && !TOOLS.contains(&tool) {
             return Err(RuleError::Tool(text.to_owned(), TOOLS.join(", ")));
         }
-        let glob = if tool == "bash" || pattern == "**" {
-            None
-        } else {
-            let absolute = match pattern {
-                _ if pattern.starts_with('/') => pattern.to_owned(),
-                _ if pattern.starts_with("**/") => format!("/{pattern}"),
-                _ => format!("{}/{pattern}", globset::escape(&workspace.display().to_string())),
-            };
-            let glob = GlobBuilder::new(&absolute).literal_separator(true).build();
-            let wrong = |error: globset::Error| RuleError::Glob(text.to_owned(), error.to_string());
-            Some(glob.map_err(wrong)?.compile_matcher())
-        };
-        Ok(Rule { action, tool: tool.to_owned(), pattern: pattern.to_owned(), glob })
+        let mut globs = Vec::new();
+        if tool != "bash" && pattern != "**" {
+            let absolute = absolute(pattern, workspace);
+            // What is denied of a directory is denied of everything in it; what is allowed is not.
+            let below = (action != Action::Allow).then(|| format!("{absolute}/**"));
+            for glob in std::iter::once(absolute).chain(below) {
+                let wrong =
+                    |error: globset::Error| RuleError::Glob(text.to_owned(), error.to_string());
+                let glob =
+                    GlobBuilder::new(&glob).literal_separator(true).build().map_err(wrong)?;
+                globs.push(glob.compile_matcher());
+            }
+        }
+        Ok(Rule { action, tool: tool.to_owned(), pattern: pattern.to_owned(), globs })
     }
 
     /// Whether the rule is about `call`. For a command: about the whole text or, unless the rule
@@ -77,27 +79,41 @@ impl Rule {
         match &call.subject {
             Subject::Nothing => self.pattern == "**",
             Subject::Path(place) => {
-                self.glob.as_ref().is_none_or(|glob| glob.is_match(&place.path))
+                self.globs.is_empty() || self.globs.iter().any(|glob| glob.is_match(&place.path))
             }
             Subject::Command(text) if self.pattern == "**" || self.pattern == *text => true,
             Subject::Command(_) if self.action == Action::Allow => false,
             Subject::Command(text) => {
                 let parts = analyse(text).commands;
-                wildcard(&self.pattern, text)
-                    || parts.iter().any(|words| wildcard(&self.pattern, &joined(words)))
+                wildcard(&self.pattern, text) || parts.iter().any(|words| self.meets(words))
             }
         }
     }
 
-    fn is_about(&self, tool: &str) -> bool {
-        self.tool == "*" || self.tool == tool
+    /// Whether a denying or asking rule meets a simple command, by its program's name or its path.
+    fn meets(&self, words: &[Option<String>]) -> bool {
+        let part = joined(words);
+        let name = part.split(' ').next().and_then(|program| program.rsplit_once('/'));
+        let by_name = name.map(|(directory, _)| &part[directory.len() + 1..]);
+        wildcard(&self.pattern, &part) || by_name.is_some_and(|part| wildcard(&self.pattern, part))
     }
 
-    /// The glob of paths the rule denies to a tool that walks directories: what must not be read must
-    /// not be found by a search either.
-    pub(super) fn path_glob(&self, tool: &str) -> Option<String> {
-        let about = self.tool == "*" || self.tool == tool || self.tool == "read";
-        self.glob.as_ref().filter(|_| about).map(|glob| glob.glob().glob().to_owned())
+    /// Whether the rule restricts commands.
+    pub(super) fn restricts_commands(&self) -> bool {
+        self.action != Action::Allow && self.is_about("bash")
+    }
+
+    fn is_about(&self, tool: &str) -> bool {
+        // Reading nothing at all means searching nothing either.
+        let searches = tool == "grep" && self.tool == "read" && self.pattern == "**";
+        self.tool == "*" || self.tool == tool || (searches && self.action != Action::Allow)
+    }
+
+    /// Globs of paths that a walking tool must pass over: what must not be read, or not without a
+    /// question, must not be found by a search either.
+    pub(super) fn path_globs(&self, tool: &str) -> Vec<String> {
+        let about = self.action != Action::Allow && (self.is_about(tool) || self.tool == "read");
+        self.globs.iter().filter(|_| about).map(|glob| glob.glob().glob().to_owned()).collect()
     }
 }
 
@@ -110,6 +126,29 @@ pub(super) fn cover_command(rules: &[&Rule], text: &str) -> bool {
         rules.iter().any(|rule| rule.is_about("bash") && wildcard(&rule.pattern, &part))
     };
     shell.plain && !shell.commands.is_empty() && shell.commands.iter().all(covered)
+}
+
+/// The pattern from the root, without `.`, `..` and a trailing slash; `~` is left to the caller's
+/// shell, as in any command line.
+fn absolute(pattern: &str, workspace: &Path) -> String {
+    if pattern.starts_with("**/") {
+        return format!("/{}", pattern.trim_end_matches('/'));
+    }
+    let from_root = match pattern.starts_with('/') {
+        true => pattern.to_owned(),
+        false => format!("{}/{pattern}", globset::escape(&workspace.display().to_string())),
+    };
+    let mut parts = Vec::new();
+    for part in from_root.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => {
+                parts.pop();
+            }
+            part => parts.push(part),
+        }
+    }
+    format!("/{}", parts.join("/"))
 }
 
 fn joined(words: &[Option<String>]) -> String {

@@ -41,13 +41,15 @@ pub struct Shell {
     /// Nothing but simple commands with constant words, joined by `|`, `&&`, `||`, `;`, whose
     /// redirections read files, join streams or discard output.
     pub plain: bool,
+    /// A word may stand for several: the file names that a pattern finds.
+    pub globs: bool,
     /// Every part was understood. If not, `commands` may lack some.
     pub understood: bool,
 }
 
 /// Takes `text` apart as Bash would.
 pub fn analyse(text: &str) -> Shell {
-    let mut shell = Shell { commands: Vec::new(), plain: true, understood: true };
+    let mut shell = Shell { commands: Vec::new(), plain: true, globs: false, understood: true };
     shell.line(text, 0);
     if !shell.understood {
         shell.plain = false;
@@ -64,7 +66,7 @@ fn nesting(text: &str) -> usize {
         match byte {
             b'(' | b'{' => depth += 1,
             b')' | b'}' => depth = depth.saturating_sub(1),
-            b'`' => quotes += 1,
+            b'`' | b'!' => quotes += 1,
             _ => {}
         }
         deepest = deepest.max(depth);
@@ -243,7 +245,7 @@ impl Shell {
     /// The constant value of a word, or `None`; commands substituted into it are looked at.
     fn word(&mut self, word: &Word, depth: usize) -> Option<String> {
         match brush_parser::word::parse(&word.value, &ParserOptions::default()) {
-            Ok(pieces) => self.pieces(&pieces, depth),
+            Ok(pieces) => self.pieces(&pieces, depth, false),
             Err(_) => {
                 self.understood = false;
                 None
@@ -251,13 +253,24 @@ impl Shell {
         }
     }
 
-    fn pieces(&mut self, pieces: &[WordPieceWithSource], depth: usize) -> Option<String> {
+    fn pieces(
+        &mut self,
+        pieces: &[WordPieceWithSource],
+        depth: usize,
+        quoted: bool,
+    ) -> Option<String> {
         let mut text = Some(String::new());
         for piece in pieces {
             let part = match &piece.piece {
-                WordPiece::Text(part) | WordPiece::SingleQuotedText(part) => Some(part.clone()),
+                // Braces and extended patterns make other words out of this one.
+                WordPiece::Text(part) if !quoted && part.contains(['{', '(']) => None,
+                WordPiece::Text(part) => {
+                    self.globs |= !quoted && part.contains(['*', '?', '[']);
+                    Some(part.clone())
+                }
+                WordPiece::SingleQuotedText(part) => Some(part.clone()),
                 WordPiece::EscapeSequence(part) => Some(part.trim_start_matches('\\').to_owned()),
-                WordPiece::DoubleQuotedSequence(inner) => self.pieces(inner, depth),
+                WordPiece::DoubleQuotedSequence(inner) => self.pieces(inner, depth, true),
                 WordPiece::CommandSubstitution(line)
                 | WordPiece::BackquotedCommandSubstitution(line) => {
                     self.line(line, depth + 1);
@@ -300,8 +313,15 @@ impl Shell {
             word.as_deref().is_none_or(|word| word.starts_with('-') || word.contains('='))
         };
         while let Some(option) = rest.next_if(is_option) {
-            if option.is_some_and(|option| with_value.contains(&option.as_str())) {
+            let Some(option) = option else {
+                self.understood = false;
+                continue;
+            };
+            if with_value.contains(&option.as_str()) {
                 rest.next();
+            } else if option == "-S" || (option.starts_with("--") && !option.contains('=')) {
+                // It may take the next word as its value, or be a command line itself.
+                self.understood &= option == "--";
             }
         }
         let rest: Vec<_> = rest.skip(*operands).collect();

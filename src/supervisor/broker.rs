@@ -22,6 +22,8 @@ use crate::tools::{BashArguments, Definition, Kind, definitions};
 use crate::wire::{Call, Fault, Found, Hello, Reply, SCAN, ScanFor, Target};
 
 const DEFAULT_SECONDS: u64 = 120;
+/// Longest path the kernel takes, bytes.
+const PATH_LIMIT: usize = 4096;
 
 /// What a call may do beyond the rights that need no question.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,7 +52,7 @@ struct PathArgument {
 impl Broker {
     /// Starts the file worker, which also shows that this machine can confine.
     pub async fn start(cells: Cells, judge: Judge, mut host: Host) -> Result<Broker, StartError> {
-        scan(&cells, judge.policy(), judge.groups(), &mut host).await?;
+        scan(&cells, judge.policy(), judge.groups(), judge.denied_globs("read"), &mut host).await?;
         let worker = file_worker(&cells, &judge, &host, &[]).await?;
         let enforced = worker.enforced().clone();
         let tools = definitions();
@@ -86,17 +88,9 @@ impl Broker {
         self.tools.iter().find(|tool| tool.name == name)
     }
 
-    /// What the policy says to a call. A call whose arguments cannot be read decides nothing: the
-    /// worker answers it with an error.
-    pub fn decide(&self, call: &ToolCall) -> Decision {
-        match self.subject(call) {
-            Ok(subject) => self.judge.decide(&policy::Call { tool: call.name.clone(), subject }),
-            Err(_) => Decision::Allow { reason: String::new() },
-        }
-    }
-
-    fn subject(&self, call: &ToolCall) -> Result<Subject, String> {
-        let kind = self.tool(&call.name).map(|tool| tool.kind).ok_or("unknown tool")?;
+    /// What a call is about, found out once: what is decided is what is done.
+    pub fn look_at(&self, call: &ToolCall) -> Result<Subject, String> {
+        let kind = self.tool(&call.name).map(|tool| tool.kind).ok_or("there is no such tool")?;
         match kind {
             Kind::Local => Ok(Subject::Nothing),
             Kind::Command => bash_arguments(call).map(|bash| Subject::Command(bash.command)),
@@ -106,15 +100,19 @@ impl Broker {
         }
     }
 
+    /// What the policy says to a call about `subject`.
+    pub fn decide(&self, call: &ToolCall, subject: &Subject) -> Decision {
+        self.judge.decide(&policy::Call { tool: call.name.clone(), subject: subject.clone() })
+    }
+
     /// Runs a call with the rights of `grant`. What it may really do is held by the worker it runs in.
-    pub async fn execute(&self, call: &ToolCall, grant: Grant) -> ToolResult {
-        let Some(kind) = self.tool(&call.name).map(|tool| tool.kind) else {
-            return error(format!("There is no tool {:?}.", call.name));
-        };
-        match kind {
-            Kind::Command => self.command(call, grant).await,
-            Kind::Local => self.file_call(call, Target::Nothing, "", None).await,
-            Kind::Reads | Kind::Walks | Kind::Changes => self.path_call(call, kind, grant).await,
+    pub async fn execute(&self, call: &ToolCall, subject: &Subject, grant: Grant) -> ToolResult {
+        let kind = self.tool(&call.name).map(|tool| tool.kind);
+        match (kind, subject) {
+            (Some(Kind::Command), _) => self.command(call, grant).await,
+            (Some(Kind::Local), _) => self.file_call(call, Target::Nothing, "", None).await,
+            (Some(kind), Subject::Path(place)) => self.path_call(call, kind, place, grant).await,
+            _ => error(format!("{} cannot be used like this.", call.name)),
         }
     }
 
@@ -159,12 +157,14 @@ impl Broker {
         }
     }
 
-    async fn path_call(&self, call: &ToolCall, kind: Kind, grant: Grant) -> ToolResult {
-        let shown = match path_argument(call, kind) {
-            Ok(shown) => shown,
-            Err(message) => return error(message),
-        };
-        let place = self.host.resolve(&shown);
+    async fn path_call(
+        &self,
+        call: &ToolCall,
+        kind: Kind,
+        place: &Place,
+        grant: Grant,
+    ) -> ToolResult {
+        let shown = path_argument(call, kind).unwrap_or_default();
         if grant == Grant::Unasked {
             return match self.target(&place.path) {
                 Some(target) => self.file_call(call, target, &shown, None).await,
@@ -174,17 +174,12 @@ impl Broker {
             };
         }
         if kind == Kind::Walks && place.path.is_dir() {
-            return self.walk_granted(call, &place, &shown).await;
+            return self.walk_granted(call, place, &shown).await;
         }
-        match grant_file(&place, kind) {
-            Ok((file, made)) => {
-                let result = self.file_call(call, Target::Passed, &shown, Some(file)).await;
-                if made && result.status != ToolStatus::Ok {
-                    // Made for this call alone and still empty.
-                    let _ = std::fs::remove_file(&place.path);
-                }
-                result
-            }
+        match grant_file(place, kind) {
+            // A file made for this stays, empty, if the worker then fails: removing it by name could
+            // remove another one.
+            Ok(file) => self.file_call(call, Target::Passed, &shown, Some(file)).await,
             Err(errno) => error(format!("{shown}: {}", std::io::Error::from(errno))),
         }
     }
@@ -283,6 +278,7 @@ fn path_argument(call: &ToolCall, kind: Kind) -> Result<String, String> {
         .map_err(|error| format!("the arguments of {} are wrong: {error}", call.name))?;
     match argument.path {
         Some(path) if path.contains('\0') => Err("the path has a NUL byte".into()),
+        Some(path) if path.len() > PATH_LIMIT => Err("the path is too long".into()),
         Some(path) if !path.is_empty() => Ok(path),
         _ if kind == Kind::Walks => Ok(".".into()),
         _ => Err(format!("the arguments of {} are wrong: missing field `path`", call.name)),
@@ -290,8 +286,12 @@ fn path_argument(call: &ToolCall, kind: Kind) -> Result<String, String> {
 }
 
 /// Opens the one file that was granted, for the worker to use. The path has no links left; if one
-/// has appeared since, it is not followed. Returns whether the file was made for this.
-fn grant_file(place: &Place, kind: Kind) -> Result<(OwnedFd, bool), Errno> {
+/// has appeared since, it is not followed.
+fn grant_file(place: &Place, kind: Kind) -> Result<OwnedFd, Errno> {
+    // What /proc shows of this process is no file that anybody can grant.
+    if ["/proc", "/sys", "/dev"].iter().any(|special| place.path.starts_with(special)) {
+        return Err(Errno::EACCES);
+    }
     let root = open("/", OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())?;
     let below = place.path.strip_prefix("/").map_err(|_| Errno::EINVAL)?;
     let resolve = ResolveFlag::RESOLVE_BENEATH
@@ -301,14 +301,14 @@ fn grant_file(place: &Place, kind: Kind) -> Result<(OwnedFd, bool), Errno> {
         OpenHow::new().flags(flags | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK).resolve(resolve)
     };
     if kind != Kind::Changes {
-        return Ok((openat2(&root, below, how(OFlag::O_RDONLY))?, false));
+        return openat2(&root, below, how(OFlag::O_RDONLY));
     }
     match openat2(&root, below, how(OFlag::O_RDWR)) {
         Err(Errno::ENOENT) => {}
-        other => return Ok((other?, false)),
+        other => return other,
     }
     let new = how(OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_EXCL);
-    Ok((openat2(&root, below, new.mode(Mode::from_bits_truncate(0o644)))?, true))
+    openat2(&root, below, new.mode(Mode::from_bits_truncate(0o644)))
 }
 
 /// The directories a file worker counts, in the order of its [`Hello`].
@@ -342,13 +342,15 @@ pub async fn scan(
     cells: &Cells,
     policy: &policy::Policy,
     groups: &policy::Groups,
+    denied: Vec<String>,
     host: &mut Host,
 ) -> Result<(), StartError> {
     let confinement = confine::scanner(policy, groups, host);
     let hello = Hello { roots: host.roots.iter().map(|root| root.path.clone()).collect() };
     let worker = FileWorker::start(cells, &confinement, &hello).await?;
     let names = &groups.secrets.workspace;
-    let wanted = ScanFor { secrets: names.names.clone(), except: names.except.clone() };
+    let (secrets, except) = (names.names.clone(), names.except.clone());
+    let wanted = ScanFor { secrets, except, denied };
     let arguments = serde_json::to_string(&wanted)
         .map_err(|_| ChannelError::Malformed("the scan cannot be asked for"))?;
     for (number, root) in host.roots.iter_mut().enumerate() {

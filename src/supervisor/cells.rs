@@ -97,10 +97,8 @@ impl Cells {
     pub async fn run(&self, request: CommandRequest) -> Result<CommandEnd, StartError> {
         let (output, input) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)
             .map_err(|errno| ChannelError::Os(errno.into()))?;
-        let null = std::fs::File::open("/dev/null").map_err(ChannelError::Os)?;
         let running = self.command_cell(&request.confinement).await?;
-        let streams = [null.as_fd(), input.as_fd(), input.as_fd()];
-        running.cell.run(request.argv, Stdio::Passed, &streams)?;
+        running.cell.run(request.argv, Stdio::Output, &[input.as_fd(), input.as_fd()])?;
         drop(input);
         self.prepare(&request.confinement);
         let mut kept = Kept::default();

@@ -69,6 +69,15 @@ pub fn file_worker(
     view.workspace(policy.files.workspace, Git::ReadOnly);
     for path in extra {
         view.mounts.push(tree(path, None, Access::ReadOnly));
+        for root in &host.roots {
+            for secret in &root.found.secrets {
+                if let Ok(below) = root.path.join(secret).strip_prefix(path)
+                    && !below.as_os_str().is_empty()
+                {
+                    view.cover(path, below);
+                }
+            }
+        }
     }
     let directory = if view.sees_workspace { host.workspace.clone() } else { "/".into() };
     let calls = Syscalls { exec: false, sockets: false, personality: false };
@@ -89,23 +98,13 @@ pub fn command(policy: &Policy, groups: &Groups, host: &Host, rights: Rights) ->
     let mut view = View::new(policy, groups, host);
     view.roots(&policy.view.roots);
     let scratch = view.scratch_mib();
+    let empty =
+        |target: PathBuf| Mount::Empty { target, size_mib: scratch, access: Access::ReadWrite };
+    // Never the host's: that is where servers of the user leave their sockets.
+    view.mounts.push(empty("/tmp".into()));
     if policy.view.home == ViewHome::Empty {
-        let home = Mount::Empty {
-            target: host.home.clone(),
-            size_mib: scratch,
-            access: Access::ReadWrite,
-        };
-        view.mounts.push(home);
-        view.mounts.push(Mount::Empty {
-            target: "/tmp".into(),
-            size_mib: scratch,
-            access: Access::ReadWrite,
-        });
-        view.mounts.push(Mount::Empty {
-            target: "/var/tmp".into(),
-            size_mib: scratch,
-            access: Access::ReadWrite,
-        });
+        view.mounts.push(empty(host.home.clone()));
+        view.mounts.push(empty("/var/tmp".into()));
     }
     // In order of depth, so that no tree hides another one below it.
     view.mounts.sort_by_key(|mount| mount.target().components().count());
@@ -292,15 +291,18 @@ impl<'a> View<'a> {
         }
         for path in &root.found.git {
             let whole = tree.join(path);
-            let complete = ["hooks", "config"].iter().all(|name| whole.join(name).exists());
+            let complete = ["hooks", "config"].iter().all(|name| {
+                let part = whole.join(name);
+                part.exists() && !part.is_symlink()
+            });
             if git_rights == Git::Writable && complete && !whole.is_symlink() {
                 self.pin(tree, path, Access::ReadWrite);
                 for name in &self.groups.protected.git.names {
                     self.pin(tree, &path.join(name), Access::ReadOnly);
                 }
-                continue;
+            } else {
+                self.pin(tree, path, Access::ReadOnly);
             }
-            self.pin(tree, path, Access::ReadOnly);
             for real in git::directories(&whole) {
                 let Some((tree, below)) = self.root_of(&real) else { continue };
                 if real != whole {
@@ -347,11 +349,9 @@ impl<'a> View<'a> {
         let host = self.host;
         let mut pinned = BTreeSet::new();
         let mut hidden: Vec<PathBuf> = Vec::new();
-        if self.sees_disk {
-            let names = &self.groups.secrets.home.names;
-            hidden.extend(names.iter().map(|name| host.home.join(name)));
-            hidden.extend(self.groups.secrets.machine.names.iter().map(PathBuf::from));
-        }
+        let names = &self.groups.secrets.home.names;
+        hidden.extend(names.iter().map(|name| host.home.join(name)));
+        hidden.extend(self.groups.secrets.machine.names.iter().map(PathBuf::from));
         hidden.extend(host.own.iter().cloned());
         for path in hidden {
             // The innermost tree that shows it is where it has to be covered.

@@ -12,6 +12,12 @@ pub(super) fn directories(git: &Path) -> Vec<PathBuf> {
         None => git.to_owned(),
     };
     let Ok(directory) = directory.canonicalize() else { return found };
+    // Hooks and settings can be links, and settings can name another directory of hooks.
+    let worktree = git.parent().unwrap_or(git);
+    let named = ["hooks", "config"].map(|name| directory.join(name)).into_iter();
+    for path in named.chain(hooks_path(&directory.join("config"), worktree)) {
+        found.extend(path.canonicalize().ok().filter(|real| !real.starts_with(&directory)));
+    }
     if let Some(common) = first_line(&directory.join("commondir"))
         && let Ok(common) = directory.join(common.trim()).canonicalize()
     {
@@ -19,6 +25,17 @@ pub(super) fn directories(git: &Path) -> Vec<PathBuf> {
     }
     found.push(directory);
     found
+}
+
+/// The directory that `core.hooksPath` names, relative to the work tree.
+fn hooks_path(config: &Path, worktree: &Path) -> Option<PathBuf> {
+    let mut text = String::new();
+    std::fs::File::open(config).ok()?.take(64 * 1024).read_to_string(&mut text).ok()?;
+    text.lines().rev().find_map(|line| {
+        let (name, value) = line.split_once('=')?;
+        let is_hooks = name.trim().eq_ignore_ascii_case("hooksPath");
+        is_hooks.then(|| worktree.join(value.trim().trim_matches('"')))
+    })
 }
 
 /// The first line of a small regular file.
@@ -34,6 +51,19 @@ fn first_line(path: &Path) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn hooks_elsewhere_are_found() {
+        let root = tempfile::tempdir().unwrap();
+        let root = root.path().canonicalize().unwrap();
+        for directory in [".git", "mine", ".husky"] {
+            std::fs::create_dir(root.join(directory)).unwrap();
+        }
+        std::os::unix::fs::symlink("../mine", root.join(".git/hooks")).unwrap();
+        std::fs::write(root.join(".git/config"), "[core]\n\thooksPath = .husky\n").unwrap();
+        let expected = [root.join("mine"), root.join(".husky"), root.join(".git")];
+        assert_eq!(directories(&root.join(".git")), expected);
+    }
 
     #[test]
     fn links_files_and_common_directories_are_followed() {

@@ -41,6 +41,8 @@ pub enum HostError {
     NoDirectory(std::io::Error),
     #[error("{0} is too much for a workspace: start zerostack in a project's directory")]
     TooWide(PathBuf),
+    #[error("{0:?}: the paths of workspace and home must be valid UTF-8")]
+    NotText(PathBuf),
     #[error("--add-dir {0}: {1}")]
     AddedDirectory(PathBuf, String),
 }
@@ -81,6 +83,9 @@ impl Host {
         let home = home.canonicalize().unwrap_or(home);
         let workspace = workspace.canonicalize().map_err(HostError::NoDirectory)?;
         refuse_wide(&workspace, &home)?;
+        if workspace.to_str().is_none() || home.to_str().is_none() {
+            return Err(HostError::NotText(workspace));
+        }
         let own = ["CONFIG:.config", "DATA:.local/share", "STATE:.local/state", "CACHE:.cache"];
         let own = own.map(|entry| {
             let (name, default) = entry.split_once(':').unwrap_or((entry, ""));

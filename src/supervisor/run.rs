@@ -181,7 +181,11 @@ async fn run_tool(
     call: ToolCall,
     repeated: bool,
 ) -> (ToolCall, ToolResult, Option<Denial>) {
-    let decision = match broker.decide(&call) {
+    let subject = match broker.look_at(&call) {
+        Ok(subject) => subject,
+        Err(text) => return (call, ToolResult { status: ToolStatus::Error, text }, None),
+    };
+    let decision = match broker.decide(&call, &subject) {
         deny @ Decision::Deny { .. } => deny,
         _ if repeated => {
             Decision::Ask { reason: "The same call was made too often; it needs a yes now.".into() }
@@ -196,8 +200,8 @@ async fn run_tool(
         (ToolResult { status: ToolStatus::Denied, text }, Some(denial))
     };
     let (result, denial) = match decision {
-        Decision::Allow { .. } => (broker.execute(&call, Grant::Unasked).await, None),
-        Decision::Grant { .. } => (broker.execute(&call, Grant::This).await, None),
+        Decision::Allow { .. } => (broker.execute(&call, &subject, Grant::Unasked).await, None),
+        Decision::Grant { .. } => (broker.execute(&call, &subject, Grant::This).await, None),
         Decision::Ask { reason } => denied(reason, true),
         Decision::Deny { reason } => denied(reason, false),
     };

@@ -1,6 +1,7 @@
 //! The supervisor's own question: which names in the workspace must be covered or protected before
 //! a command may see it? Asked in a worker, because it reads directories of the project.
 
+use std::collections::VecDeque;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
@@ -11,6 +12,8 @@ use crate::wire::{Call, Fault, Found, ScanFor};
 
 /// Directories looked into; beyond it the answer says that it is incomplete.
 const DIRECTORY_LIMIT: usize = 20_000;
+/// Most names that are covered.
+const NAME_LIMIT: usize = 4000;
 /// Trees of other people's code: what lies there is no secret of this project.
 const PASSED_OVER: [&str; 4] = ["node_modules", "target", ".venv", "__pycache__"];
 
@@ -26,13 +29,15 @@ fn names(patterns: &[String]) -> Result<GlobSet, Fault> {
 pub fn run(call: &Call, roots: &Roots) -> Result<Found, Fault> {
     let wanted: ScanFor = arguments(call)?;
     let (secrets, except) = (names(&wanted.secrets)?, names(&wanted.except)?);
+    let denied = names(&wanted.denied)?;
     let start = place::walk_start(call, roots)?;
     let mut found = Found::default();
-    let mut waiting = vec![PathBuf::new()];
+    // Level by level: what is cut off by the limit is what lies deepest.
+    let mut waiting = VecDeque::from([PathBuf::new()]);
     let mut looked_into = 0;
-    while let Some(directory) = waiting.pop() {
+    while let Some(directory) = waiting.pop_front() {
         looked_into += 1;
-        if looked_into > DIRECTORY_LIMIT {
+        if looked_into > DIRECTORY_LIMIT || found.secrets.len() > NAME_LIMIT {
             found.incomplete = true;
             break;
         }
@@ -42,14 +47,18 @@ pub fn run(call: &Call, roots: &Roots) -> Result<Found, Fault> {
             let path = directory.join(&name);
             let Ok(kind) = entry.file_type() else { continue };
             let as_path = Path::new(&name);
-            if name.eq_ignore_ascii_case(".git") {
+            let secret = secrets.is_match(as_path) && !except.is_match(as_path);
+            if path.to_str().is_none() {
+                // Cannot be named in a confinement; said instead of left out silently.
+                found.incomplete |= secret || kind.is_dir();
+            } else if name.eq_ignore_ascii_case(".git") {
                 found.git.push(path);
             } else if kind.is_socket() {
                 found.sockets.push(path);
-            } else if secrets.is_match(as_path) && !except.is_match(as_path) && !kind.is_symlink() {
+            } else if (secret && !kind.is_symlink()) || denied.is_match(start.join(&path)) {
                 found.secrets.push(path);
             } else if kind.is_dir() && !PASSED_OVER.iter().any(|passed| name == *passed) {
-                waiting.push(path);
+                waiting.push_back(path);
             }
         }
     }

@@ -11,7 +11,7 @@ use zerostack::policy::{Groups, Judge, Mode, Policy};
 use zerostack::supervisor::{Broker, Cells, Grant, Host};
 use zerostack_sandbox::Launcher;
 
-use crate::support::{Account, World, binary};
+use crate::support::{Account, World, accounts, binary};
 
 /// A workspace below a home, and a broker that works in it.
 struct Bench {
@@ -44,7 +44,9 @@ impl Bench {
     fn forced(&self, tool: &str, arguments: serde_json::Value) -> (ToolStatus, String) {
         let (id, name) = ("c".to_owned(), tool.to_owned());
         let call = ToolCall { id, name, arguments: arguments.to_string() };
-        let result = self.runtime.block_on(self.broker.execute(&call, Grant::Unasked));
+        let subject = self.broker.look_at(&call).unwrap();
+        let run = self.broker.execute(&call, &subject, Grant::Unasked);
+        let result = self.runtime.block_on(run);
         (result.status, result.text)
     }
 
@@ -229,4 +231,91 @@ fn an_added_directory_is_protected_as_the_workspace_is() {
     in_cell(&directory, &format!("touch {directory}/made")).exits(0);
     let read_only = format!("{directory}:ro");
     in_cell(&read_only, &format!("touch {directory}/other")).exits(1);
+}
+
+#[test]
+fn the_nodes_of_devices_stay_as_they_are_and_can_be_written() {
+    use std::os::unix::fs::MetadataExt;
+    for account in accounts() {
+        let world = World::new(account);
+        let facts = || {
+            let facts = std::fs::metadata("/dev/full").unwrap();
+            (facts.mode(), facts.mtime(), facts.uid())
+        };
+        let before = facts();
+        for mode in ["--restrictive", "--read-only", "--guarded", "--standard", "--yolo"] {
+            // Uid 0 owns the host's nodes, and needs no capability to change what it owns.
+            for change in ["chmod 0640 /dev/full", "touch -d 2001-01-01 /dev/full"] {
+                let line = ["sandbox", mode, "--", "sh", "-c", change];
+                let out = world.zerostack(&line).run().exits(1);
+                assert!(
+                    out.stderr.contains("Read-only") || out.stderr.contains("permitted"),
+                    "{out}"
+                );
+            }
+            assert_eq!(facts(), before, "{mode}");
+            let write = "echo x > /dev/null 2>> /dev/null && cat /dev/null && echo written";
+            let out = world.zerostack(&["sandbox", mode, "--", "sh", "-c", write]).run().exits(0);
+            assert_eq!(out.stdout, "written\n", "{mode}");
+        }
+    }
+}
+
+#[test]
+fn a_command_cannot_change_the_files_behind_the_users_streams() {
+    let world = World::new(Account::Current);
+    let log = world.home().join("log");
+    std::fs::write(&log, "before\n").unwrap();
+    let output = std::fs::OpenOptions::new().append(true).open(&log).unwrap();
+    let change = "chmod 0777 /proc/self/fd/1; : > /proc/self/fd/1; echo after";
+    let status = std::process::Command::new(world.program())
+        .args(["sandbox", "--standard", "--", "sh", "-c", change])
+        .env("HOME", world.home())
+        .current_dir(world.workspace())
+        .stdin(std::process::Stdio::null())
+        .stdout(output)
+        .stderr(std::process::Stdio::null())
+        .status()
+        .unwrap();
+    assert!(status.success());
+    assert_eq!(std::fs::read_to_string(&log).unwrap(), "before\nafter\n");
+    let mode =
+        std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&log).unwrap().permissions());
+    assert_eq!(mode & 0o777, 0o644);
+}
+
+#[test]
+fn a_granted_path_is_the_one_that_was_decided_on() {
+    // The decision resolves the path; whatever it names later, only that file is opened.
+    let bench = Bench::new(Mode::Standard, |workspace| {
+        std::fs::create_dir(workspace.join("a")).unwrap();
+        std::fs::write(workspace.join("a/outside.txt"), "inside\n").unwrap();
+        symlink("..", workspace.join("b")).unwrap();
+    });
+    let (id, name) = ("c".to_owned(), "write".to_owned());
+    let call = ToolCall { id, name, arguments: write("a/outside.txt").to_string() };
+    let subject = bench.broker.look_at(&call).unwrap();
+    let (a, b) = (bench.workspace().join("a"), bench.workspace().join("b"));
+    let here = nix::fcntl::AT_FDCWD;
+    let flags = nix::fcntl::RenameFlags::RENAME_EXCHANGE;
+    nix::fcntl::renameat2(here, &a, here, &b, flags).unwrap();
+    let run = bench.broker.execute(&call, &subject, Grant::This);
+    let result = bench.runtime.block_on(run);
+    assert_eq!(result.status, ToolStatus::Error, "{}", result.text);
+    let outside = std::fs::read_to_string(bench.root.path().join("home/outside.txt")).unwrap();
+    assert_eq!(outside, "outside\n");
+    // The control: without the swap the same grant writes.
+    nix::fcntl::renameat2(here, &a, here, &b, flags).unwrap();
+    let run = bench.broker.execute(&call, &subject, Grant::This);
+    assert_eq!(bench.runtime.block_on(run).status, ToolStatus::Ok);
+}
+
+#[test]
+fn a_path_or_a_command_made_to_exhaust_the_stack_is_refused() {
+    let bench = Bench::new(Mode::Standard, |_| ());
+    let (id, name) = ("c".to_owned(), "read".to_owned());
+    let arguments = serde_json::json!({"path": "a/".repeat(40_000)}).to_string();
+    assert!(bench.broker.look_at(&ToolCall { id, name, arguments }).is_err());
+    let shell = zerostack::policy::analyse(&format!("[[ {} a ]]", "! ".repeat(16_000)));
+    assert!(!shell.understood);
 }
