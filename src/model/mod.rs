@@ -91,7 +91,6 @@ pub struct Answer {
 pub enum StreamEvent {
     Text(String),
     Reasoning(String),
-    Done(Answer),
 }
 
 /// What went wrong on the way to an answer.

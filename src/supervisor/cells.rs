@@ -57,7 +57,6 @@ pub struct CommandEnd {
     pub exit: Option<Exit>,
     /// Standard output and error as they came, cut in the middle.
     pub output: String,
-    pub enforced: Enforced,
 }
 
 impl Cells {
@@ -114,7 +113,7 @@ impl Cells {
                 None
             }
         };
-        Ok(CommandEnd { exit, output: kept.text(), enforced: running.enforced.clone() })
+        Ok(CommandEnd { exit, output: kept.text() })
     }
 }
 

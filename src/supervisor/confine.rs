@@ -354,6 +354,8 @@ impl<'a> View<'a> {
         hidden.extend(self.groups.secrets.machine.names.iter().map(PathBuf::from));
         hidden.extend(host.own.iter().cloned());
         for path in hidden {
+            // A link is no secret; what it leads to is.
+            let Ok(path) = path.canonicalize() else { continue };
             // The innermost tree that shows it is where it has to be covered.
             let shown = |mount: &&Mount| {
                 matches!(mount, Mount::Tree { .. } | Mount::Copy { .. })
@@ -363,10 +365,8 @@ impl<'a> View<'a> {
             let trees = self.mounts.iter().filter(shown).map(Mount::target);
             let Some(tree) = trees.max_by_key(|tree| tree.components().count()) else { continue };
             let Ok(below) = path.strip_prefix(&tree).map(Path::to_owned) else { continue };
-            if std::fs::symlink_metadata(&path).is_ok() {
-                self.pin_ancestors(&tree, &below, &mut pinned);
-                self.cover(&tree, &below);
-            }
+            self.pin_ancestors(&tree, &below, &mut pinned);
+            self.cover(&tree, &below);
         }
     }
 

@@ -1,7 +1,7 @@
 //! Facts about the machine and the user that a policy is applied to, found once at start.
 
 use std::ffi::OsString;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Component, Path, PathBuf};
 
 use zerostack_sandbox::{Access, Identity};
@@ -81,17 +81,22 @@ impl Host {
         let home = variable("HOME").map(PathBuf::from).filter(|home| home.is_absolute());
         let home = home.ok_or(HostError::NoHome)?;
         let home = home.canonicalize().unwrap_or(home);
-        let workspace = workspace.canonicalize().map_err(HostError::NoDirectory)?;
-        refuse_wide(&workspace, &home)?;
-        if workspace.to_str().is_none() || home.to_str().is_none() {
-            return Err(HostError::NotText(workspace));
-        }
         let own = ["CONFIG:.config", "DATA:.local/share", "STATE:.local/state", "CACHE:.cache"];
         let own = own.map(|entry| {
             let (name, default) = entry.split_once(':').unwrap_or((entry, ""));
             let base = variable(&format!("XDG_{name}_HOME")).map(PathBuf::from);
             base.filter(|base| base.is_absolute()).unwrap_or(home.join(default)).join("zerostack")
         });
+        // Made now, so that it can be covered: a command that made it could loosen the next session.
+        // Where that is not possible, it is not possible for a command either.
+        if home.is_dir() {
+            let _ = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&own[0]);
+        }
+        let workspace = workspace.canonicalize().map_err(HostError::NoDirectory)?;
+        refuse_wide(&workspace, &home)?;
+        if workspace.to_str().is_none() || home.to_str().is_none() {
+            return Err(HostError::NotText(workspace));
+        }
         let first = Root::new(workspace.clone(), Access::ReadWrite);
         let mut roots = vec![first.map_err(HostError::NoDirectory)?];
         for text in added {

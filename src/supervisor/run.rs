@@ -148,7 +148,6 @@ fn stream_event(event: StreamEvent, tell: Tell<'_>) {
     match event {
         StreamEvent::Text(text) => tell(AgentEvent::Text { text }),
         StreamEvent::Reasoning(text) => tell(AgentEvent::Reasoning { text }),
-        StreamEvent::Done(_) => {}
     }
 }
 

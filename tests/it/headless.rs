@@ -783,3 +783,48 @@ fn doctor_and_policy_print_json_for_programs() {
         }
     }
 }
+
+#[test]
+fn what_may_not_be_read_is_found_by_no_search_and_no_command() {
+    for rule in ["read(private/**)", "read(./private/)", "read(private)", "read(x/../private/**)"] {
+        let world = World::new(Account::Current);
+        world.write("private/plan.txt", "marker of the plan\n");
+        world.write("open.txt", "marker in the open\n");
+        let server = model(vec![
+            Reply::calls(&[
+                ("g1", "grep", json!({"pattern": "marker"})),
+                ("r1", "read", json!({"path": "private/plan.txt"})),
+                ("b1", "bash", json!({"command": "cat private/plan.txt"})),
+            ]),
+            Reply::text("Nothing."),
+        ]);
+
+        let out = world.ask(&server, "Look").args(&["--deny", rule]).json().run().exits(0);
+
+        let found = out.call("g1")["output"].as_str().unwrap().to_owned();
+        assert!(found.contains("in the open") && !found.contains("of the plan"), "{rule}: {out}");
+        assert_eq!(out.fate("r1"), "denied", "{rule}: {out}");
+        let printed = out.call("b1")["output"].as_str().unwrap().to_owned();
+        assert!(printed.contains("Permission denied"), "{rule}: {out}");
+        server.finish();
+    }
+}
+
+#[test]
+fn a_yolo_command_cannot_write_the_policy_of_the_next_session() {
+    for account in accounts() {
+        let world = World::new(account);
+        fs::remove_dir(world.home().join(".config/zerostack")).unwrap();
+        let policy =
+            "mkdir -p ~/.config/zerostack/policies && touch ~/.config/zerostack/policies/yolo.toml";
+        let out = world.zerostack(&["sandbox", "--yolo", "--", "sh", "-c", policy]).run().exits(1);
+        assert!(out.stderr.contains("denied") || out.stderr.contains("Read-only"), "{out}");
+        let rename = "mv ~/.config ~/other";
+        let out = world.zerostack(&["sandbox", "--yolo", "--", "sh", "-c", rename]).run().exits(1);
+        assert!(out.stderr.contains("busy"), "{out}");
+        // The control: another directory beside it.
+        let line = ["sandbox", "--yolo", "--", "sh", "-c", "mkdir -p ~/.config/other"];
+        world.zerostack(&line).run().exits(0);
+        assert!(world.home().join(".config/other").exists());
+    }
+}

@@ -130,6 +130,9 @@ impl World {
         world.make_directory(&world.root().join("bin"));
         world.make_directory(&world.home());
         world.make_directory(&world.workspace());
+        // As after a first start: zerostack makes its own directory, so that no cell can.
+        world.make_directory(&world.home().join(".config"));
+        world.make_directory(&world.home().join(".config/zerostack"));
         world.install();
         world
     }
