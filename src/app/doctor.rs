@@ -20,7 +20,7 @@ pub fn run(launcher: Result<Launcher, Report>, json: bool) -> Result<u8, Report>
     let providers = providers(&host);
     if json {
         let problem = confined.as_ref().err();
-        println!(
+        say!(
             "{:#}",
             json!({
                 "version": env!("CARGO_PKG_VERSION"),
@@ -82,44 +82,43 @@ fn is_listening(port: u16) -> bool {
 
 fn print_text(kernel: &Kernel, confined: &Result<Enforced, Report>, providers: &[Value]) {
     let abi = kernel.landlock_abi.map_or("absent".to_owned(), |abi| format!("ABI {abi}"));
-    println!("Kernel      {}, Landlock {abi}", kernel.release);
+    say!("Kernel      {}, Landlock {abi}", kernel.release);
     for (name, value) in &kernel.settings {
-        println!("            {name} = {value}");
+        say!("            {name} = {value}");
     }
     match confined {
         Ok(enforced) => {
-            println!(
-                "Sandbox     native: a cell of each of the five modes was entered and verified"
-            );
-            println!("            namespaces: {}", enforced.namespaces.join(", "));
-            println!(
+            say!("Sandbox     native: a cell of each of the five modes was entered and verified");
+            say!("            namespaces: {}", enforced.namespaces.join(", "));
+            say!(
                 "            Landlock ABI {}, system call filter of {} instructions",
-                enforced.landlock_abi, enforced.filter_length
+                enforced.landlock_abi,
+                enforced.filter_length
             );
-            println!(
+            say!(
                 "            process limit: {}",
                 match enforced.process_limit {
                     zerostack_sandbox::ProcessLimit::Namespace => "pid namespace and rlimit",
                     zerostack_sandbox::ProcessLimit::Rlimit => "rlimit only (does not bind root)",
                 }
             );
-            println!("Canaries    tried inside a cell, all refused:");
+            say!("Canaries    tried inside a cell, all refused:");
             for canary in &enforced.canaries {
                 let reason = std::io::Error::from_raw_os_error(canary.refused_with);
-                println!("            {}: {reason}", text::clean(&canary.attempt));
+                say!("            {}: {reason}", text::clean(&canary.attempt));
             }
         }
         Err(report) => {
             let report = text::clean(&report.to_string());
-            println!("Sandbox     none: every tool is refused\n{report}");
+            say!("Sandbox     none: every tool is refused\n{report}");
         }
     }
-    println!("Providers");
+    say!("Providers");
     for provider in providers {
         let ready = provider["ready"] == true;
         let name = provider["name"].as_str().unwrap_or_default();
         let missing = provider["key_variable"].as_str().map(|name| format!("set {name}"));
         let missing = missing.unwrap_or_else(|| "not running on 127.0.0.1:11434".into());
-        println!("            {name:<11} {}", if ready { "ready".into() } else { missing });
+        say!("            {name:<11} {}", if ready { "ready".into() } else { missing });
     }
 }

@@ -1,7 +1,7 @@
 //! `zerostack -p`: one prompt, its answer on standard output, everything else on standard error.
 
 use std::future::Future;
-use std::io::{IsTerminal, Read, Write};
+use std::io::{IsTerminal, Read};
 
 use serde_json::{Value, json};
 use tokio::signal::unix::{SignalKind, signal};
@@ -215,11 +215,6 @@ struct Facts {
 /// The only rung there is so far; a machine that cannot hold it does not get here.
 const RUNG: &str = "native";
 
-/// A closed pipe is the reader's wish to hear no more.
-fn print(line: &str) {
-    let _ = writeln!(std::io::stdout(), "{line}");
-}
-
 impl Facts {
     fn begin(&self) {
         match self.format {
@@ -228,11 +223,14 @@ impl Facts {
                 let model = text::line(&self.model, 100);
                 eprintln!("zerostack: {mode} mode, {RUNG} sandbox, {provider} {model}");
             }
-            OutputFormat::StreamJson => print(
-                &json!({"type": "start", "mode": self.mode, "rung": RUNG, "provider": self.provider,
-                    "model": self.model})
-                .to_string(),
-            ),
+            OutputFormat::StreamJson => {
+                let (provider, model) = (&self.provider, &self.model);
+                say!(
+                    "{}",
+                    json!({"type": "start", "mode": self.mode, "rung": RUNG, "provider": provider,
+                        "model": model})
+                );
+            }
             OutputFormat::Json => {}
         }
     }
@@ -241,7 +239,7 @@ impl Facts {
         match self.format {
             OutputFormat::Json => {}
             OutputFormat::StreamJson => {
-                print(&serde_json::to_string(event).unwrap_or_default());
+                say!("{}", serde_json::to_string(event).unwrap_or_default());
             }
             OutputFormat::Text => show_line(event),
         }
@@ -255,7 +253,7 @@ impl Facts {
         };
         if self.format == OutputFormat::Text {
             if !answer.is_empty() {
-                print(text::clean(answer).trim_end());
+                say!("{}", text::clean(answer).trim_end());
             }
             for denial in &result.denials {
                 eprintln!("denied: {}: {}", denial.tool, text::clean(&denial.reason));
@@ -280,7 +278,7 @@ impl Facts {
             "rung": RUNG,
             "error": error,
         });
-        print(&value.to_string());
+        say!("{value}");
         kind.code()
     }
 }

@@ -1,5 +1,13 @@
 //! The front ends. They only connect parts: a command line to a session, and what happens to a screen.
 
+/// `println!` for which a closed pipe is the reader's wish to hear no more.
+macro_rules! say {
+    ($($arguments:tt)*) => {{
+        use std::io::Write as _;
+        let _ = writeln!(std::io::stdout(), $($arguments)*);
+    }};
+}
+
 mod doctor;
 mod headless;
 mod policy;

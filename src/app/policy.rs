@@ -27,11 +27,11 @@ pub fn show(launcher: Launcher, mode: Option<Mode>, json: bool) -> Result<u8, Re
         let values: Vec<Value> =
             shown.iter().map(|(workers, policy)| as_json(workers, policy)).collect();
         let one = values.first().filter(|_| mode.is_some()).cloned();
-        println!("{:#}", one.unwrap_or(Value::Array(values)));
+        say!("{:#}", one.unwrap_or(Value::Array(values)));
     } else {
         let texts: Vec<String> =
             shown.iter().map(|(workers, policy)| as_text(workers, policy)).collect();
-        println!("{}", crate::ui::text::clean(texts.join("\n").trim_end()));
+        say!("{}", crate::ui::text::clean(texts.join("\n").trim_end()));
     }
     Ok(0)
 }
