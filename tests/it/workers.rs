@@ -107,28 +107,41 @@ fn a_command_cell_of_a_wrong_decision_still_cannot_write() {
     assert!(text.contains("Read-only file system"), "{text}");
 }
 
+/// Yolo is left out: its file worker works on the whole disk.
+const BOUND_TO_THE_WORKSPACE: [Mode; 4] =
+    [Mode::Restrictive, Mode::Readonly, Mode::Guarded, Mode::Standard];
+
 #[test]
 fn links_out_of_the_workspace_lead_nowhere() {
-    let bench = Bench::new(Mode::Standard, |workspace| {
-        symlink("../outside.txt", workspace.join("link")).unwrap();
-        symlink("..", workspace.join("up")).unwrap();
-        symlink("/proc/self/root", workspace.join("magic")).unwrap();
-    });
-    let outside = bench.root.path().join("home/outside.txt");
-    let absolute = outside.display().to_string();
-    for path in ["link", "up/outside.txt", "../outside.txt", "magic/etc/passwd", &absolute] {
-        let (status, text) = bench.forced("read", serde_json::json!({"path": path}));
-        assert_eq!(status, ToolStatus::Error, "{path}: {text}");
-        assert!(!text.contains("outside\n"), "{path}: {text}");
-        let (status, text) = bench.forced("write", write(path));
-        assert_eq!(status, ToolStatus::Error, "{path}: {text}");
+    for mode in BOUND_TO_THE_WORKSPACE {
+        let bench = Bench::new(mode, |workspace| {
+            symlink("../outside.txt", workspace.join("link")).unwrap();
+            symlink("..", workspace.join("up")).unwrap();
+            symlink("/proc/self/root", workspace.join("magic")).unwrap();
+        });
+        let outside = bench.root.path().join("home/outside.txt");
+        let absolute = outside.display().to_string();
+        for path in ["link", "up/outside.txt", "../outside.txt", "magic/etc/passwd", &absolute] {
+            let (status, text) = bench.forced("read", serde_json::json!({"path": path}));
+            assert_eq!(status, ToolStatus::Error, "{mode} {path}: {text}");
+            assert!(text.contains("No such file"), "{mode} {path}: {text}");
+            let (status, text) = bench.forced("write", write(path));
+            assert_eq!(status, ToolStatus::Error, "{mode} {path}: {text}");
+        }
+        assert_eq!(std::fs::read_to_string(outside).unwrap(), "outside\n");
     }
-    assert_eq!(std::fs::read_to_string(outside).unwrap(), "outside\n");
 }
 
 #[test]
 fn a_directory_swapped_for_a_link_between_check_and_use_is_not_followed() {
-    let bench = Bench::new(Mode::Standard, |workspace| {
+    // In restrictive mode there is nothing to swap: the worker sees nothing.
+    for mode in [Mode::Readonly, Mode::Guarded, Mode::Standard] {
+        race(mode);
+    }
+}
+
+fn race(mode: Mode) {
+    let bench = Bench::new(mode, |workspace| {
         std::fs::create_dir(workspace.join("dir")).unwrap();
         std::fs::write(workspace.join("dir/outside.txt"), "inside\n").unwrap();
         symlink("..", workspace.join("other")).unwrap();
@@ -318,4 +331,28 @@ fn a_path_or_a_command_made_to_exhaust_the_stack_is_refused() {
     assert!(bench.broker.look_at(&ToolCall { id, name, arguments }).is_err());
     let shell = zerostack::policy::analyse(&format!("[[ {} a ]]", "! ".repeat(16_000)));
     assert!(!shell.understood);
+}
+
+#[test]
+fn all_of_this_holds_for_an_ordinary_account() {
+    if !nix::unistd::geteuid().is_root() {
+        // Then it has just been shown.
+        return;
+    }
+    let world = World::new(Account::Ordinary);
+    let program = world.root().join("bin/workers");
+    std::fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
+    let out = Account::Ordinary
+        .command(&program)
+        .args(["workers::", "--skip", "ordinary_account"])
+        .env("ZEROSTACK_UNDER_TEST", world.program())
+        .env("HOME", world.home())
+        .env("PATH", "/usr/bin:/bin")
+        .current_dir(world.workspace())
+        .stdin(std::process::Stdio::null())
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&out.stdout);
+    assert!(out.status.success(), "{text}\n{}", String::from_utf8_lossy(&out.stderr));
+    assert!(text.contains("links_out_of_the_workspace_lead_nowhere ... ok"), "{text}");
 }
