@@ -126,7 +126,7 @@ fn watched_signals() -> Result<SigSet, Report> {
 /// The threads that carry bytes between the user's terminal and the cell's, and the user's settings.
 struct Attached {
     saved: Option<Termios>,
-    output: Option<std::thread::JoinHandle<()>>,
+    output: std::thread::JoinHandle<()>,
 }
 
 impl Attached {
@@ -149,17 +149,13 @@ impl Attached {
             let mut to = File::from(master.try_clone().map_err(failed)?);
             std::thread::spawn(move || carry(&mut std::io::stdin(), &mut to));
         }
-        let mut output = None;
-        if terminals[1] || terminals[2] {
-            let mut from = File::from(master.try_clone().map_err(failed)?);
-            output = Some(std::thread::spawn(move || {
-                if terminals[1] {
-                    carry(&mut from, &mut std::io::stdout());
-                } else {
-                    carry(&mut from, &mut std::io::stderr());
-                }
-            }));
-        }
+        // Read to the end in any case: a full terminal would stop whoever writes to it.
+        let mut from = File::from(master.try_clone().map_err(failed)?);
+        let output = std::thread::spawn(move || match terminals {
+            [_, true, _] => carry(&mut from, &mut std::io::stdout()),
+            [_, false, true] => carry(&mut from, &mut std::io::stderr()),
+            [_, false, false] => carry(&mut from, &mut std::io::sink()),
+        });
         let cell = Arc::clone(cell);
         std::thread::spawn(move || follow_signals(&signals, terminals, &master, &cell));
         Ok(Attached { saved, output })
@@ -167,9 +163,7 @@ impl Attached {
 
     /// Shows what is still on its way and gives the terminal back.
     fn finish(self) {
-        if let Some(output) = self.output {
-            let _ = output.join();
-        }
+        let _ = self.output.join();
         if let Some(saved) = self.saved {
             let _ = tcsetattr(std::io::stdin(), SetArg::TCSADRAIN, &saved);
         }

@@ -25,10 +25,18 @@ pub fn policy(mode: Mode, host: &Host) -> Result<(Groups, Policy), Report> {
     let groups = Groups::load().map_err(Report::error)?;
     let file = host.configuration().join("policies").join(format!("{mode}.toml"));
     let name = file.display().to_string();
-    let policy = match std::fs::read_to_string(&file) {
-        Ok(text) => Policy::parse(&name, &text, &groups),
+    let unreadable = |error: std::io::Error| Report::error(format!("cannot read {name}: {error}"));
+    let policy = match std::fs::symlink_metadata(&file) {
+        // A link could lead into a workspace, where a command may write.
+        Ok(facts) if !facts.is_file() => {
+            return Err(Report::error(format!("{name} must be a regular file, not a link")));
+        }
+        Ok(_) => {
+            let text = std::fs::read_to_string(&file).map_err(unreadable)?;
+            Policy::parse(&name, &text, &groups)
+        }
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Policy::load(mode, &groups),
-        Err(error) => return Err(Report::error(format!("cannot read {name}: {error}"))),
+        Err(error) => return Err(unreadable(error)),
     };
     let policy = policy.map_err(|error| {
         Report::error(error)

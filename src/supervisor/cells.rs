@@ -4,6 +4,7 @@
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
 use serde::de::DeserializeOwned;
@@ -12,7 +13,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::net::unix::pipe;
 use tokio::time::timeout;
 use zerostack_sandbox::{
-    Cell, ChannelError, Confinement, Enforced, Exit, Failure, Launcher, Program, Report,
+    Cell, ChannelError, Confinement, Enforced, Exit, Failure, Launcher, Mount, Program, Report,
     StartError, Stdio,
 };
 
@@ -31,7 +32,27 @@ const OUTPUT_TAIL: usize = 20 * 1024;
 pub struct Cells {
     launcher: Launcher,
     /// A command cell that was made ready ahead of its command, while the model was thinking.
-    spare: RefCell<Option<(Confinement, Cell)>>,
+    spare: RefCell<Option<Spare>>,
+}
+
+#[derive(Debug)]
+struct Spare {
+    confinement: Confinement,
+    cell: Cell,
+    /// What its covers and pins were mounted on: a file that the host has replaced since lies open.
+    covered: Vec<Option<(u64, u64)>>,
+}
+
+/// Device and inode of every file that is covered or pinned.
+fn covered(confinement: &Confinement) -> Vec<Option<(u64, u64)>> {
+    let identity = |mount: &Mount| match mount {
+        Mount::Cover { .. } | Mount::Pin { .. } => {
+            let facts = std::fs::symlink_metadata(mount.target()).ok();
+            Some(facts.map(|facts| (facts.dev(), facts.ino())))
+        }
+        _ => None,
+    };
+    confinement.mounts.iter().filter_map(identity).collect()
 }
 
 /// A cell that is confined and verified.
@@ -79,17 +100,24 @@ impl Cells {
 
     /// Makes a command cell ready. Whether that works is seen when it is used.
     pub fn prepare(&self, confinement: &Confinement) {
-        let spare = self.launcher.spawn(confinement, &Program::Command);
-        *self.spare.borrow_mut() = spare.ok().map(|cell| (confinement.clone(), cell));
+        let covered = covered(confinement);
+        let cell = self.launcher.spawn(confinement, &Program::Command);
+        let spare = |cell| Spare { confinement: confinement.clone(), cell, covered };
+        *self.spare.borrow_mut() = cell.ok().map(spare);
     }
 
     /// A fresh command cell: the spare one if it has exactly these rights.
     async fn command_cell(&self, confinement: &Confinement) -> Result<Running, StartError> {
         let spare = self.spare.borrow_mut().take();
-        match spare {
-            Some((rights, cell)) if rights == *confinement => Running::verified(cell).await,
-            _ => self.start(confinement, &Program::Command).await,
+        let fresh = |spare: &Spare| {
+            spare.confinement == *confinement && spare.covered == covered(confinement)
+        };
+        if let Some(spare) = spare.filter(fresh)
+            && let Ok(running) = Running::verified(spare.cell).await
+        {
+            return Ok(running);
         }
+        self.start(confinement, &Program::Command).await
     }
 
     /// Runs a command to its end. Dropping the future kills it.

@@ -303,7 +303,7 @@ impl<'a> View<'a> {
             } else {
                 self.pin(tree, path, Access::ReadOnly);
             }
-            for real in git::directories(&whole) {
+            for real in git::directories(&whole, &self.host.home) {
                 let Some((tree, below)) = self.root_of(&real) else { continue };
                 if real != whole {
                     self.pin_ancestors(&tree, &below, &mut pinned);

@@ -4,7 +4,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 /// The directories that git takes hooks and settings from for this `.git`, itself included.
-pub(super) fn directories(git: &Path) -> Vec<PathBuf> {
+pub(super) fn directories(git: &Path, home: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     let named = first_line(git).and_then(|line| Some(line.strip_prefix("gitdir:")?.trim().into()));
     let directory = match named {
@@ -15,8 +15,16 @@ pub(super) fn directories(git: &Path) -> Vec<PathBuf> {
     // Hooks and settings can be links, and settings can name another directory of hooks.
     let worktree = git.parent().unwrap_or(git);
     let named = ["hooks", "config"].map(|name| directory.join(name)).into_iter();
-    for path in named.chain(hooks_path(&directory.join("config"), worktree)) {
-        found.extend(path.canonicalize().ok().filter(|real| !real.starts_with(&directory)));
+    let elsewhere = ["config", "config.worktree"]
+        .into_iter()
+        .flat_map(|name| hooks_paths(&directory.join(name), worktree, home));
+    for path in named.chain(elsewhere) {
+        let real = path.canonicalize().ok();
+        // The link itself can be replaced, so it stays in its place as well.
+        let link = Some(path).filter(|path| path.is_symlink());
+        found.extend(
+            [real, link].into_iter().flatten().filter(|path| !path.starts_with(&directory)),
+        );
     }
     if let Some(common) = first_line(&directory.join("commondir"))
         && let Ok(common) = directory.join(common.trim()).canonicalize()
@@ -27,15 +35,27 @@ pub(super) fn directories(git: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// The directory that `core.hooksPath` names, relative to the work tree.
-fn hooks_path(config: &Path, worktree: &Path) -> Option<PathBuf> {
-    let mut text = String::new();
-    std::fs::File::open(config).ok()?.take(64 * 1024).read_to_string(&mut text).ok()?;
-    text.lines().rev().find_map(|line| {
-        let (name, value) = line.split_once('=')?;
-        let is_hooks = name.trim().eq_ignore_ascii_case("hooksPath");
-        is_hooks.then(|| worktree.join(value.trim().trim_matches('"')))
-    })
+/// Every directory that a `hooksPath` setting could mean, relative to the work tree. Git's own rules
+/// of sections, quotes and comments are not followed: one directory too many does no harm.
+fn hooks_paths(config: &Path, worktree: &Path, home: &Path) -> Vec<PathBuf> {
+    let mut text = Vec::new();
+    let read =
+        std::fs::File::open(config).and_then(|file| file.take(1 << 20).read_to_end(&mut text));
+    if read.is_err() {
+        return Vec::new();
+    }
+    let text = String::from_utf8_lossy(&text).replace("\\\r\n", "").replace("\\\n", "");
+    let directory = |line: &str| {
+        let at = line.to_ascii_lowercase().find("hookspath")?;
+        let value = line.get(at..)?.split_once('=')?.1;
+        let value = value.split([';', '#']).next()?.replace('"', "");
+        let value = value.trim();
+        Some(match value.strip_prefix("~/") {
+            Some(rest) => home.join(rest),
+            None => worktree.join(value),
+        })
+    };
+    text.lines().filter_map(directory).collect()
 }
 
 /// The first line of a small regular file.
@@ -56,13 +76,20 @@ mod tests {
     fn hooks_elsewhere_are_found() {
         let root = tempfile::tempdir().unwrap();
         let root = root.path().canonicalize().unwrap();
-        for directory in [".git", "mine", ".husky"] {
+        for directory in [".git", "mine", ".husky", "two", "three"] {
             std::fs::create_dir(root.join(directory)).unwrap();
         }
         std::os::unix::fs::symlink("../mine", root.join(".git/hooks")).unwrap();
-        std::fs::write(root.join(".git/config"), "[core]\n\thooksPath = .husky\n").unwrap();
-        let expected = [root.join("mine"), root.join(".husky"), root.join(".git")];
-        assert_eq!(directories(&root.join(".git")), expected);
+        std::fs::write(
+            root.join(".git/config"),
+            "[core]\n\thooksPath = .hu\\\nsky ; no\n[core] hookspath = ~/t\"wo\"\n",
+        )
+        .unwrap();
+        std::os::unix::fs::symlink("three", root.join("link")).unwrap();
+        std::fs::write(root.join(".git/config.worktree"), "[core]\nhooksPath=link\n").unwrap();
+        let expected = ["mine", ".husky", "two", "three", "link", ".git"];
+        let expected: Vec<_> = expected.iter().map(|name| root.join(name)).collect();
+        assert_eq!(directories(&root.join(".git"), &root), expected);
     }
 
     #[test]
@@ -74,10 +101,10 @@ mod tests {
         std::fs::write(root.join("real/worktrees/w/commondir"), "../..\n").unwrap();
         make("linked");
         std::os::unix::fs::symlink("../real", root.join("linked/.git")).unwrap();
-        assert_eq!(directories(&root.join("linked/.git")), [root.join("real")]);
+        assert_eq!(directories(&root.join("linked/.git"), &root), [root.join("real")]);
         make("w");
         std::fs::write(root.join("w/.git"), "gitdir: ../real/worktrees/w\n").unwrap();
         let both = [root.join("real"), root.join("real/worktrees/w")];
-        assert_eq!(directories(&root.join("w/.git")), both);
+        assert_eq!(directories(&root.join("w/.git"), &root), both);
     }
 }
