@@ -84,7 +84,7 @@ fn main() {
         [("HOME".into(), root.path().join("home").into()), ("PATH".into(), "/usr/bin:/bin".into())];
     let host = Host::at(&workspace, environment.into_iter(), &[]).unwrap();
     let confinement = command(&policy, &groups, &host, Rights::Granted);
-    let worker_confinement = file_worker(&policy, &groups, &host, &[]);
+    let worker_confinement = file_worker(&policy, &groups, &host, None);
     let null = std::fs::OpenOptions::new().read(true).write(true).open("/dev/null").unwrap();
     let mut plain = Series("fork and exec of true", Vec::new());
     let mut ready = Series("the same in a cell made ready before", Vec::new());

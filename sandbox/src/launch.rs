@@ -230,11 +230,6 @@ impl Launcher {
         Ok(Launcher { requests, process })
     }
 
-    /// The launcher's process id, for diagnostics.
-    pub fn id(&self) -> u32 {
-        self.process.id()
-    }
-
     /// Asks for a cell. Its first message is [`Report::Started`] or [`Report::Failed`].
     pub fn spawn(&self, confinement: &Confinement, program: &Program) -> Result<Cell, Failure> {
         let (ours, theirs) = Channel::pair().at(Step::Channel)?;

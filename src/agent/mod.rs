@@ -22,8 +22,8 @@ pub enum Event {
 #[derive(Debug, Clone)]
 pub enum Effect {
     CallModel(Request),
-    /// Run this call; several may be asked for at once and may run at the same time. `warned` calls
-    /// are repeats that need a yes even where the mode would not ask.
+    /// Run this call; several may be asked for at once and may run at the same time. `repeated` calls
+    /// are those that need a yes even where the mode would not ask.
     RunTool {
         call: ToolCall,
         repeated: bool,

@@ -41,7 +41,7 @@ type Worker = (&'static str, &'static str, Confinement);
 
 fn workers(policy: &Policy, groups: &Groups, host: &Host) -> Vec<Worker> {
     let mut workers =
-        vec![("file_worker", "un-asked file tools", file_worker(policy, groups, host, &[]))];
+        vec![("file_worker", "un-asked file tools", file_worker(policy, groups, host, None))];
     if command_rights(policy, Rights::Unasked) != crate::policy::WorkspaceView::None {
         let cell = command(policy, groups, host, Rights::Unasked);
         workers.push(("command_unasked", "commands that need no question", cell));

@@ -132,7 +132,7 @@ fn layer(result: &str) -> &'static str {
             "refused by the kernel: the cell's network namespace has no way out",
         ),
         ("Operation not permitted", "refused by the kernel: the system call filter (seccomp)"),
-        ("Permission denied", "refused by the kernel: Landlock and a cover mount"),
+        ("Permission denied", "refused by the kernel: covered by an empty mount"),
         ("Read-only file system", "refused by the kernel: a read-only mount"),
         ("No such file", "refused by the kernel: absent from the cell's mount namespace"),
     ];

@@ -12,8 +12,8 @@ use serde::Deserialize;
 use tokio::sync::Mutex;
 use zerostack_sandbox::{ChannelError, Enforced, Exit, StartError};
 
-use super::cells::{Cells, CommandRequest, FileWorker, cannot_confine};
-use super::confine::{self, Rights};
+use super::cells::{Cells, CommandRequest, FileWorker};
+use super::confine::{self, Extra, Rights};
 use super::host::Host;
 use crate::agent::{ToolResult, ToolStatus};
 use crate::model::ToolCall;
@@ -53,7 +53,7 @@ impl Broker {
     /// Starts the file worker, which also shows that this machine can confine.
     pub async fn start(cells: Cells, judge: Judge, mut host: Host) -> Result<Broker, StartError> {
         scan(&cells, judge.policy(), judge.groups(), judge.denied_globs("read"), &mut host).await?;
-        let worker = file_worker(&cells, &judge, &host, &[]).await?;
+        let worker = file_worker(&cells, &judge, &host, None).await?;
         let enforced = worker.enforced().clone();
         let tools = definitions();
         let broker =
@@ -173,26 +173,36 @@ impl Broker {
                 )),
             };
         }
-        if kind == Kind::Walks && place.path.is_dir() {
-            return self.walk_granted(call, place, &shown).await;
-        }
-        match grant_file(place, kind) {
+        match (grant_file(place, kind), kind) {
+            (Err(errno), _) => error(format!("{shown}: {}", std::io::Error::from(errno))),
+            (Ok(file), Kind::Walks) => self.walk_granted(call, place, &file, &shown).await,
             // A file made for this stays, empty, if the worker then fails: removing it by name could
             // remove another one.
-            Ok(file) => self.file_call(call, Target::Passed, &shown, Some(file)).await,
-            Err(errno) => error(format!("{shown}: {}", std::io::Error::from(errno))),
+            (Ok(file), _) => self.file_call(call, Target::Passed, &shown, Some(file)).await,
         }
     }
 
-    /// A directory needs a worker that sees it: one of its own, for this call.
-    async fn walk_granted(&self, call: &ToolCall, place: &Place, shown: &str) -> ToolResult {
-        let extra = [place.path.clone()];
-        let worker = match file_worker(&self.cells, &self.judge, &self.host, &extra).await {
+    /// What is walked needs a worker that sees it: one of its own, for this call. `file` is what was
+    /// decided on; should the path name another one by now, the cell is refused.
+    async fn walk_granted(
+        &self,
+        call: &ToolCall,
+        place: &Place,
+        file: &OwnedFd,
+        shown: &str,
+    ) -> ToolResult {
+        let extra = match Extra::new(place, file) {
+            Ok(extra) => extra,
+            Err(errno) => return error(format!("{shown}: {}", std::io::Error::from(errno))),
+        };
+        let worker = match file_worker(&self.cells, &self.judge, &self.host, Some(&extra)).await {
             Ok(worker) => worker,
             Err(failure) => return error(format!("No worker could be started: {failure}")),
         };
-        let number = worker_roots(&self.judge, &self.host, &extra).len() - 1;
-        let target = Target::Beneath { root: number as u16, path: Vec::new() };
+        let number = worker_roots(&self.judge, &self.host, Some(&extra)).len() - 1;
+        let below = place.path.strip_prefix(&extra.root).unwrap_or(Path::new(""));
+        let path = below.as_os_str().as_bytes().to_vec();
+        let target = Target::Beneath { root: number as u16, path };
         match worker.call(&self.wire_call(call, target, shown), None).await {
             Ok(reply) => tool_result(reply),
             Err(failure) => error(format!("The worker failed: {failure}")),
@@ -201,7 +211,7 @@ impl Broker {
 
     /// The root of the file worker that `path` lies in, and the rest of it.
     fn target(&self, path: &Path) -> Option<Target> {
-        let roots = worker_roots(&self.judge, &self.host, &[]);
+        let roots = worker_roots(&self.judge, &self.host, None);
         let fits = roots.iter().enumerate().filter(|(_, root)| path.starts_with(root));
         let (number, root) = fits.max_by_key(|(_, root)| root.components().count())?;
         let below = path.strip_prefix(root).ok()?;
@@ -233,7 +243,7 @@ impl Broker {
         let mut slot = self.worker.lock().await;
         let worker = match slot.take() {
             Some(worker) => worker,
-            None => match file_worker(&self.cells, &self.judge, &self.host, &[]).await {
+            None => match file_worker(&self.cells, &self.judge, &self.host, None).await {
                 Ok(worker) => worker,
                 Err(failure) => return error(format!("No worker could be started: {failure}")),
             },
@@ -247,11 +257,6 @@ impl Broker {
                 error(format!("The worker failed: {failure}. A new one takes its place."))
             }
         }
-    }
-
-    /// Whether an error means that this machine cannot hold the mode.
-    pub fn cannot_confine(failure: &StartError) -> bool {
-        cannot_confine(failure).is_some()
     }
 }
 
@@ -312,7 +317,7 @@ fn grant_file(place: &Place, kind: Kind) -> Result<OwnedFd, Errno> {
 }
 
 /// The directories a file worker counts, in the order of its [`Hello`].
-fn worker_roots(judge: &Judge, host: &Host, extra: &[PathBuf]) -> Vec<PathBuf> {
+fn worker_roots(judge: &Judge, host: &Host, extra: Option<&Extra>) -> Vec<PathBuf> {
     let files = &judge.policy().files;
     let mut roots = Vec::new();
     if files.workspace != WorkspaceView::None {
@@ -321,7 +326,7 @@ fn worker_roots(judge: &Judge, host: &Host, extra: &[PathBuf]) -> Vec<PathBuf> {
     if files.disk == policy::DiskView::Host {
         roots.push("/".into());
     }
-    roots.extend_from_slice(extra);
+    roots.extend(extra.map(|extra| extra.root.clone()));
     roots
 }
 
@@ -329,7 +334,7 @@ async fn file_worker(
     cells: &Cells,
     judge: &Judge,
     host: &Host,
-    extra: &[PathBuf],
+    extra: Option<&Extra>,
 ) -> Result<FileWorker, StartError> {
     let confinement = confine::file_worker(judge.policy(), judge.groups(), host, extra);
     let hello = Hello { roots: worker_roots(judge, host, extra) };

@@ -13,8 +13,8 @@ use tokio::io::unix::AsyncFd;
 use tokio::net::unix::pipe;
 use tokio::time::timeout;
 use zerostack_sandbox::{
-    Cell, ChannelError, Confinement, Enforced, Exit, Failure, Launcher, Mount, Program, Report,
-    StartError, Stdio,
+    Cell, ChannelError, Confinement, Enforced, Exit, Launcher, Mount, Program, Report, StartError,
+    Stdio,
 };
 
 use crate::wire::{Call, Hello, Reply};
@@ -256,13 +256,5 @@ impl FileWorker {
 
     pub fn enforced(&self) -> &Enforced {
         &self.running.enforced
-    }
-}
-
-/// The failure inside an error, if the machine is to blame for it.
-pub fn cannot_confine(error: &StartError) -> Option<&Failure> {
-    match error {
-        StartError::Refused(failure) if failure.cannot_confine() => Some(failure),
-        _ => None,
     }
 }

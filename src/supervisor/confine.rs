@@ -1,13 +1,15 @@
 //! From a policy and the facts of the host to the confinement of one worker.
 
 use std::collections::BTreeSet;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
+use nix::sys::stat::{SFlag, fstat};
 use zerostack_sandbox::{Access, Confinement, Identity, Limits, Mount, Network, Source, Syscalls};
 
 use super::git;
 use super::host::{Host, Root};
-use crate::policy::{DiskView, Groups, Policy, RootGroup, ViewHome, WorkspaceView};
+use crate::policy::{DiskView, Groups, Place, Policy, RootGroup, ViewHome, WorkspaceView};
 
 /// Which rights of a mode a command gets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,20 +57,43 @@ const KEPT_VARIABLES: [&str; 22] = [
 /// Memory for private directories and copies where a policy does not limit memory, MiB.
 const SCRATCH_MIB: u64 = 4096;
 
-/// The confinement of the file worker: no program, no socket. `extra` are granted directories.
+/// A directory or file that was granted to one call of a tool that walks.
+#[derive(Debug)]
+pub struct Extra {
+    path: PathBuf,
+    identity: Identity,
+    /// The directory that the worker counts from.
+    pub root: PathBuf,
+}
+
+impl Extra {
+    /// `file` is what `place` named when it was opened.
+    pub fn new(place: &Place, file: &OwnedFd) -> nix::Result<Extra> {
+        let facts = fstat(file)?;
+        let directory = SFlag::from_bits_truncate(facts.st_mode) & SFlag::S_IFMT == SFlag::S_IFDIR;
+        let parent = place.path.parent().unwrap_or(&place.path);
+        Ok(Extra {
+            path: place.path.clone(),
+            identity: Identity { device: facts.st_dev, inode: facts.st_ino },
+            root: if directory { place.path.clone() } else { parent.to_owned() },
+        })
+    }
+}
+
+/// The confinement of the file worker: no program, no socket.
 pub fn file_worker(
     policy: &Policy,
     groups: &Groups,
     host: &Host,
-    extra: &[PathBuf],
+    extra: Option<&Extra>,
 ) -> Confinement {
     let mut view = View::new(policy, groups, host);
     if policy.files.disk == DiskView::Host {
         view.roots(&["host".to_owned()]);
     }
     view.workspace(policy.files.workspace, Git::ReadOnly);
-    for path in extra {
-        view.mounts.push(tree(path, None, Access::ReadOnly));
+    if let Some(Extra { path, identity, .. }) = extra {
+        view.mounts.push(tree(path, Some(*identity), Access::ReadOnly));
         for root in &host.roots {
             for secret in &root.found.secrets {
                 if let Ok(below) = root.path.join(secret).strip_prefix(path)

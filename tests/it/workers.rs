@@ -324,6 +324,38 @@ fn a_granted_path_is_the_one_that_was_decided_on() {
 }
 
 #[test]
+fn a_granted_search_sees_what_was_decided_on_and_nothing_else() {
+    let bench = Bench::new(Mode::Restrictive, |workspace| {
+        std::fs::create_dir(workspace.join("dir")).unwrap();
+        std::fs::write(workspace.join("dir/found.txt"), "needle inside\n").unwrap();
+        std::fs::write(workspace.parent().unwrap().join("outside.txt"), "needle outside\n")
+            .unwrap();
+        symlink("..", workspace.join("other")).unwrap();
+    });
+    let search = |path: &str| {
+        let arguments = serde_json::json!({"pattern": "needle", "path": path}).to_string();
+        let call = ToolCall { id: "c".into(), name: "grep".into(), arguments };
+        let subject = bench.broker.look_at(&call).unwrap();
+        (call, subject)
+    };
+    let run = |(call, subject): &(ToolCall, zerostack::policy::Subject)| {
+        bench.runtime.block_on(bench.broker.execute(call, subject, Grant::This)).text
+    };
+    let (directory, file) = (search("dir"), search("dir/found.txt"));
+    assert!(run(&directory).contains("needle inside"), "{}", run(&directory));
+    assert!(run(&file).contains("needle inside"), "{}", run(&file));
+    // After the decision the directory becomes a link out of the workspace.
+    let (dir, other) = (bench.workspace().join("dir"), bench.workspace().join("other"));
+    let here = nix::fcntl::AT_FDCWD;
+    let flags = nix::fcntl::RenameFlags::RENAME_EXCHANGE;
+    nix::fcntl::renameat2(here, &dir, here, &other, flags).unwrap();
+    for decided in [&directory, &file] {
+        let text = run(decided);
+        assert!(!text.contains("needle outside") && text.contains("symbolic links"), "{text}");
+    }
+}
+
+#[test]
 fn a_path_or_a_command_made_to_exhaust_the_stack_is_refused() {
     let bench = Bench::new(Mode::Standard, |_| ());
     let (id, name) = ("c".to_owned(), "read".to_owned());
