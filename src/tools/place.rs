@@ -1,7 +1,9 @@
 //! Opening what a call may work on, and nothing else.
 
+use std::collections::hash_map::RandomState;
 use std::ffi::OsStr;
 use std::fs::File;
+use std::hash::{BuildHasher, Hasher};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
@@ -167,17 +169,10 @@ fn replace_by_rename(root: &OwnedFd, path: &Path, mode: u32, text: &str) -> io::
     let parent = path.parent().unwrap_or(Path::new(""));
     let name = path.file_name().ok_or(Errno::EISDIR)?;
     let directory = ensure_directory(root, parent)?;
-    let temporary = format!(".zerostack-{}-{}", std::process::id(), name.to_string_lossy().len());
+    // Random, because workers of two sessions may write here at once and each is process 1 of its cell.
+    let temporary = format!(".zerostack-{:016x}", RandomState::new().build_hasher().finish());
     let flags = OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_WRONLY;
     let made = beneath(&directory, Path::new(&temporary), flags, Mode::from_bits_truncate(0o600));
-    let made = match made {
-        Err(Errno::EEXIST) => {
-            // Left by a worker that was killed in the middle.
-            unlinkat(&directory, temporary.as_str(), UnlinkatFlags::NoRemoveDir)?;
-            beneath(&directory, Path::new(&temporary), flags, Mode::from_bits_truncate(0o600))
-        }
-        other => other,
-    };
     let mut file = File::from(made?);
     let written = file
         .write_all(text.as_bytes())
