@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use zerostack::model::ToolCall;
 use zerostack::policy::{Groups, Judge, Mode, Policy};
-use zerostack::supervisor::{Broker, Cells, Grant, Host, Rights, command, file_worker};
+use zerostack::supervisor::{Broker, Cells, Grant, Host, Options, Rights, command, file_worker};
 use zerostack_sandbox::Stdio::Passed;
 use zerostack_sandbox::{Cell, Launcher, Program, Report};
 
@@ -150,7 +150,9 @@ fn main() {
 fn file_calls(launcher: Launcher, judge: Judge, host: Host, rounds: usize) {
     let path = host.workspace.join("four.txt");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let broker = runtime.block_on(Broker::start(Cells::new(launcher), judge, host)).unwrap();
+    let broker = runtime
+        .block_on(Broker::start(Cells::new(launcher), judge, host, Options::default()))
+        .unwrap();
     let call = ToolCall {
         id: "c".into(),
         name: "read".into(),
@@ -162,7 +164,7 @@ fn file_calls(launcher: Launcher, judge: Judge, host: Host, rounds: usize) {
         worker.1.push(time(|| {
             let subject = broker.look_at(&call).unwrap();
             let result = runtime.block_on(broker.execute(&call, &subject, Grant::Unasked));
-            assert!(result.text.len() > 4096, "{}", result.text);
+            assert!(result.result.text.len() > 4096, "{}", result.result.text);
         }));
         direct.1.push(time(|| assert!(std::fs::read(&path).unwrap().len() == 4096)));
     }

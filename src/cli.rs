@@ -4,7 +4,10 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::config::EditSystem;
+use crate::model::{Api, Thinking};
 use crate::policy::Mode;
+use crate::session::Format;
 
 /// A coding agent that holds every tool call in a kernel sandbox.
 #[derive(Debug, Parser)]
@@ -13,7 +16,7 @@ use crate::policy::Mode;
     version,
     args_conflicts_with_subcommands = true,
     after_help = "Exit codes: 0 done; 1 error; 2 usage; 3 the model or provider failed; 4 a needed approval was \
-                  not given; 5 turn limit; 7 this machine cannot confine; 130 interrupted."
+                  not given; 5 turn or cost limit; 7 this machine cannot confine; 130 interrupted."
 )]
 pub struct Cli {
     #[command(subcommand)]
@@ -36,6 +39,76 @@ pub enum Command {
         #[command(subcommand)]
         command: PolicyCommand,
     },
+    /// List, search, export, rename, undo and delete saved sessions.
+    Sessions {
+        #[command(subcommand)]
+        command: Option<SessionsCommand>,
+    },
+    /// Look at the settings.
+    Config {
+        #[command(subcommand)]
+        command: ConfigCommand,
+    },
+    /// Trust the files of this project that concern zerostack, as they are now.
+    Trust {
+        /// Trust them no more.
+        #[arg(long)]
+        remove: bool,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum SessionsCommand {
+    /// All sessions, the newest first.
+    List {
+        /// Only those of this directory.
+        #[arg(long)]
+        here: bool,
+        #[arg(long)]
+        json: bool,
+    },
+    /// Sessions in which this text was said.
+    Search { text: String },
+    /// Print a session.
+    Show { session: String },
+    /// Name a session.
+    Rename { session: String, name: String },
+    /// Remove a session.
+    Delete { session: String },
+    /// Write a session in another form.
+    Export {
+        session: String,
+        #[arg(long, value_enum, default_value = "markdown")]
+        format: Format,
+        /// Where to, default standard output.
+        #[arg(short, long, value_name = "FILE")]
+        output: Option<PathBuf>,
+    },
+    /// Take in a session that was exported as jsonl.
+    Import { file: PathBuf },
+    /// Take back the last prompts of a session: what was said, and the files that tools changed.
+    Undo {
+        /// Default the newest session of this directory.
+        session: Option<String>,
+        /// How many prompts.
+        #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
+        turns: u64,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum ConfigCommand {
+    /// Every resolved setting and where it comes from.
+    Show,
+    /// Read the files and say what is wrong with them.
+    Check,
+    /// Where the files are.
+    Path,
+    /// Every key, as a table, or as JSON Schema.
+    Schema {
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -48,6 +121,29 @@ pub enum PolicyCommand {
         #[arg(long)]
         json: bool,
     },
+    /// Say what a mode and the rules make of one call, and why.
+    Explain {
+        /// For example 'bash(git push -f)' or 'read(src/main.rs)'.
+        call: String,
+        #[command(flatten)]
+        mode: ModeFlags,
+        #[command(flatten)]
+        rules: RuleFlags,
+    },
+}
+
+/// Rules of the user.
+#[derive(Debug, Clone, Default, Args)]
+pub struct RuleFlags {
+    /// Allow a tool call without a question, e.g. 'bash(cargo test*)' or 'write(docs/**)'.
+    #[arg(long, value_name = "RULE")]
+    pub allow: Vec<String>,
+    /// Ask for a tool call even where the mode would not.
+    #[arg(long, value_name = "RULE")]
+    pub ask: Vec<String>,
+    /// Forbid a tool call in every mode, e.g. 'read(**/.env)'.
+    #[arg(long, value_name = "RULE")]
+    pub deny: Vec<String>,
 }
 
 /// The permission mode, by name or by its own flag.
@@ -75,15 +171,17 @@ pub struct ModeFlags {
 }
 
 impl ModeFlags {
-    pub fn mode(&self) -> Mode {
+    /// The mode that was typed, if one was.
+    pub fn typed(&self) -> Option<Mode> {
         let flags = [
             (self.restrictive, Mode::Restrictive),
             (self.read_only, Mode::Readonly),
             (self.guarded, Mode::Guarded),
+            (self.standard, Mode::Standard),
             (self.yolo, Mode::Yolo),
         ];
         let flag = flags.iter().find(|(given, _)| *given).map(|(_, mode)| *mode);
-        self.mode.or(flag).unwrap_or(Mode::Standard)
+        self.mode.or(flag)
     }
 }
 
@@ -111,6 +209,8 @@ pub enum OutputFormat {
     Text,
     Json,
     StreamJson,
+    /// The findings of review-security as SARIF 2.1.0.
+    Sarif,
 }
 
 #[derive(Debug, Args)]
@@ -125,24 +225,24 @@ pub struct RunFlags {
     pub mode: ModeFlags,
     #[command(flatten)]
     pub scope: ScopeFlags,
-    /// Allow a tool call without a question, e.g. 'bash(cargo test*)' or 'write(docs/**)'.
-    #[arg(long, value_name = "RULE")]
-    pub allow: Vec<String>,
-    /// Ask for a tool call even where the mode would not.
-    #[arg(long, value_name = "RULE")]
-    pub ask: Vec<String>,
-    /// Forbid a tool call in every mode, e.g. 'read(**/.env)'.
-    #[arg(long, value_name = "RULE")]
-    pub deny: Vec<String>,
-    /// openrouter (default), openai, ollama, or demo: a built-in script that needs no key.
-    #[arg(long, env = "ZS_PROVIDER")]
+    #[command(flatten)]
+    pub rules: RuleFlags,
+    /// openrouter (default), openai, anthropic, gemini, ollama, a provider of your own, or demo: a
+    /// built-in script that needs no key. [variable: ZS_PROVIDER]
+    #[arg(long, value_name = "NAME")]
     pub provider: Option<String>,
-    /// Address of a server that speaks chat completions, up to and including /v1.
+    /// Address of the provider's server, up to and including /v1.
     #[arg(long, value_name = "URL")]
     pub base_url: Option<String>,
-    /// Model by its provider's name for it.
-    #[arg(long, env = "ZS_MODEL")]
+    /// Protocol of the server, where it is not the provider's usual one.
+    #[arg(long, value_enum, value_name = "STYLE")]
+    pub api_style: Option<Api>,
+    /// Model by its provider's name for it, or a quick model of your settings. [variable: ZS_MODEL]
+    #[arg(long, value_name = "ID")]
     pub model: Option<String>,
+    /// Provider and model by a short name of your settings.
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["provider", "model"])]
+    pub quick_model: Option<String>,
     /// The key; other users of this machine can see it here, a variable is better.
     #[arg(long, value_name = "KEY")]
     pub api_key: Option<String>,
@@ -152,17 +252,44 @@ pub struct RunFlags {
     /// Sampling temperature.
     #[arg(long, value_name = "T")]
     pub temperature: Option<f64>,
-    /// Most model requests for one prompt.
-    #[arg(long, value_name = "N", default_value_t = 200, value_parser = clap::value_parser!(u64).range(1..))]
-    pub max_turns: u64,
+    /// How much the model is to think.
+    #[arg(long, value_enum, value_name = "LEVEL")]
+    pub thinking: Option<Thinking>,
+    /// Most model requests for one prompt (default 200).
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub max_turns: Option<u64>,
+    /// Most US dollars for one prompt.
+    #[arg(long, value_name = "USD")]
+    pub max_cost: Option<f64>,
     /// Only these tools, by name.
     #[arg(short, long, value_delimiter = ',', value_name = "A,B")]
     pub tools: Option<Vec<String>>,
     /// No tools at all.
     #[arg(long, conflicts_with = "tools")]
     pub no_tools: bool,
-    /// Do not save the session (sessions are not saved yet).
-    #[arg(long)]
+    /// How files are edited.
+    #[arg(long, value_enum, value_name = "SYSTEM")]
+    pub edit_system: Option<EditSystem>,
+    /// The prompt to work under: code (default), plan, review, ask, …
+    #[arg(long, value_name = "NAME")]
+    pub load_prompt: Option<String>,
+    /// Do not read AGENTS.md, CLAUDE.md and ARCHITECTURE.md.
+    #[arg(short = 'n', long)]
+    pub no_context_files: bool,
+    /// Go on with the newest session of this directory.
+    #[arg(short, long = "continue", conflicts_with_all = ["resume", "session"])]
+    pub continue_: bool,
+    /// Pick a session to go on with; without a terminal they are listed.
+    #[arg(short, long, conflicts_with = "session")]
+    pub resume: bool,
+    /// Go on with the session that has this id, beginning of an id, or name.
+    #[arg(long, value_name = "ID")]
+    pub session: Option<String>,
+    /// Name the session.
+    #[arg(long, value_name = "NAME")]
+    pub name: Option<String>,
+    /// Do not save the session.
+    #[arg(long, conflicts_with_all = ["continue_", "session", "name"])]
     pub no_session: bool,
     /// Save every model exchange of the run to a file.
     #[arg(long, value_name = "FILE", conflicts_with = "replay")]
@@ -170,6 +297,9 @@ pub struct RunFlags {
     /// Play recorded exchanges back, without any network.
     #[arg(long, value_name = "FILE")]
     pub replay: Option<PathBuf>,
+    /// Print every resolved setting and where it comes from, and exit.
+    #[arg(long)]
+    pub print_config: bool,
     /// The prompt.
     #[arg(value_name = "MESSAGE")]
     pub message: Vec<String>,

@@ -5,9 +5,13 @@
 pub mod agent;
 pub mod app;
 pub mod cli;
+pub mod config;
 pub mod model;
+mod nearest;
 pub mod policy;
+pub mod prompt;
 pub mod report;
+pub mod session;
 pub mod supervisor;
 pub mod tools;
 pub mod ui;

@@ -24,6 +24,34 @@ pub struct Call {
     pub shown: String,
     /// Globs of absolute paths that a search must pass over.
     pub exclude: Vec<String>,
+    /// Hash of the file as the model last saw it.
+    pub seen: Option<String>,
+    pub takes: Takes,
+    /// Lines are shown and edited with a hash of each.
+    pub hashed: bool,
+}
+
+impl Call {
+    /// A question of the supervisor's own.
+    pub fn internal(tool: &str, arguments: String, target: Target, shown: String) -> Call {
+        Call {
+            tool: tool.into(),
+            arguments,
+            target,
+            shown,
+            exclude: Vec::new(),
+            seen: None,
+            takes: Takes::default(),
+            hashed: false,
+        }
+    }
+}
+
+/// What the model takes besides text.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Takes {
+    pub images: bool,
+    pub documents: bool,
 }
 
 /// What a call works on.
@@ -46,6 +74,8 @@ pub enum Reply {
     Failed(Fault),
     /// The answer to [`SCAN`].
     Found(Found),
+    /// The answer to [`COLLECT`]: relative paths and texts.
+    Collected(Vec<(PathBuf, String)>),
 }
 
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -54,13 +84,25 @@ pub struct Output {
     pub text: String,
     /// What a change did, as a unified diff.
     pub diff: Option<String>,
+    /// An image or a document: media type and base64.
+    pub attachment: Option<(String, String)>,
+    /// Hash of the whole file as it is now.
+    pub hash: Option<String>,
+    /// What a changed file was before.
+    pub before: Option<Before>,
 }
+
+/// The text of a file before a change; `None` if there was no file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Before(pub Option<String>);
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Fault {
     pub message: String,
     /// The kernel's reason, 0 if it was not the kernel.
     pub errno: i32,
+    /// Hash of a file that the message shows as it is now.
+    pub hash: Option<String>,
 }
 
 /// The tool name of the supervisor's own question: which names below the target need protection?
@@ -73,6 +115,27 @@ pub struct ScanFor {
     pub except: Vec<String>,
     /// Globs of absolute paths that the user's rules deny to be read.
     pub denied: Vec<String>,
+}
+
+/// The tool name of the supervisor's own question for small files of the project that concern itself.
+/// Its arguments are a [`CollectWhat`].
+pub const COLLECT: &str = "collect";
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct CollectWhat {
+    /// Paths below the target; a last component `*.md` means every such file of the directory.
+    pub paths: Vec<String>,
+}
+
+/// The tool name by which a change is taken back. Its arguments are a [`Restore`].
+pub const RESTORE: &str = "restore";
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Restore {
+    /// The text to put back; `None` removes the file.
+    pub text: Option<String>,
+    /// Hash of the text that must be there now.
+    pub expected: String,
 }
 
 /// Paths relative to the scanned directory.

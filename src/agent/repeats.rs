@@ -1,6 +1,6 @@
 //! Doom loops: a model that makes the same call again and again.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 
 use crate::model::ToolCall;
 
@@ -20,6 +20,8 @@ pub enum Verdict {
 #[derive(Debug, Default)]
 pub struct Repeats {
     seen: VecDeque<(String, String)>,
+    /// By tool: the error it last ended with, and how often in a row.
+    errors: HashMap<String, (String, usize)>,
 }
 
 impl Repeats {
@@ -31,12 +33,30 @@ impl Repeats {
             self.seen.pop_front();
         }
         let times = self.seen.iter().filter(|seen| **seen == key).count();
+        let failed = self.errors.get(&call.name).map_or(0, |(_, times)| *times);
         let verdict = match times {
+            _ if failed >= WARN_AT => Verdict::Stop,
             0..WARN_AT => Verdict::Fresh,
             WARN_AT => Verdict::Warn,
             _ => Verdict::Stop,
         };
-        (verdict, times)
+        (verdict, times.max(failed))
+    }
+
+    /// Notes how a call ended; a warning if the tool keeps failing in the same way.
+    pub fn ended(&mut self, call: &ToolCall, failed: bool, text: &str) -> Option<String> {
+        if !failed {
+            self.errors.remove(&call.name);
+            return None;
+        }
+        let (error, times) = self.errors.entry(call.name.clone()).or_default();
+        if error != text {
+            *error = text.to_owned();
+            *times = 0;
+        }
+        *times += 1;
+        (*times == WARN_AT)
+            .then(|| format!("(This same error has come {times} times. Try something else.)"))
     }
 }
 

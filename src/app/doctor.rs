@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use zerostack_sandbox::{Enforced, Kernel, Launcher, Program, StartError, probe_kernel};
 
 use super::start;
-use crate::model::providers::PROVIDERS;
+use crate::model::providers::{Provider, built_in};
 use crate::policy::Mode;
 use crate::report::{ExitKind, Report};
 use crate::supervisor::{Host, Rights, Vault, command};
@@ -63,8 +63,8 @@ fn probe(launcher: &Launcher, host: &Host) -> Result<Enforced, Report> {
 
 fn providers(host: &Host) -> Vec<Value> {
     let vault = Vault::new(&host.environment, None);
-    let provider = |provider: &crate::model::providers::Provider| {
-        let ready = match provider.key_variable {
+    let provider = |provider: &Provider| {
+        let ready = match &provider.key_variable {
             Some(_) => vault.has(provider),
             None => is_listening(11434),
         };
@@ -72,7 +72,7 @@ fn providers(host: &Host) -> Vec<Value> {
             "base_url": provider.base_url})
     };
     let demo = json!({"name": "demo", "ready": true, "key_variable": null, "base_url": null});
-    PROVIDERS.iter().map(provider).chain([demo]).collect()
+    built_in().iter().map(provider).chain([demo]).collect()
 }
 
 fn is_listening(port: u16) -> bool {

@@ -1,5 +1,6 @@
 //! `zerostack -p`: one prompt, its answer on standard output, everything else on standard error.
 
+use std::cell::RefCell;
 use std::future::Future;
 use std::io::{IsTerminal, Read};
 
@@ -7,20 +8,26 @@ use serde_json::{Value, json};
 use tokio::signal::unix::{SignalKind, signal};
 use zerostack_sandbox::Launcher;
 
-use super::start;
+use super::findings;
+use super::model::Model;
+use super::resume::{self, Resumed};
+use super::start::{self, Project};
 use crate::agent::{Outcome, Settings, ToolStatus};
 use crate::cli::{OutputFormat, RunFlags};
+use crate::config::{Config, EditSystem};
 use crate::model::ToolSchema;
 use crate::model::demo;
-use crate::model::providers::{self, DEMO, PROVIDERS};
-use crate::model::tape::Tape;
-use crate::policy::{Action, Judge, Rule};
+use crate::model::providers::DEMO;
+use crate::policy::{Action, Judge, Mode, Rule};
+use crate::prompt::{self, Prompt, Surroundings};
 use crate::report::{ExitKind, Report};
+use crate::session::{Journal, State};
 use crate::supervisor::{
-    AgentEvent, Backend, Broker, Cells, Host, Network, Recorder, RunResult, Session, Vault,
+    AgentEvent, Broker, Cells, Host, Options, Outputs, Record, Recorder, RunResult, Session,
 };
 use crate::tools::{Definition, definitions};
 use crate::ui::text;
+use crate::wire::Takes;
 
 /// Most piped input that becomes part of the prompt, bytes.
 const INPUT_LIMIT: u64 = 10 * 1024 * 1024;
@@ -34,11 +41,53 @@ pub fn run(launcher: Launcher, flags: RunFlags) -> Result<u8, Report> {
 }
 
 async fn headless(launcher: Launcher, flags: RunFlags) -> Result<u8, Report> {
-    let prompt = prompt(&flags.message)?;
-    let host = start::host(&flags.scope.add_dir)?;
-    let (groups, policy) = start::policy(flags.mode.mode(), &host)?;
-    let mut rules = start::rules(&flags, &host.workspace)?;
-    let model = Model::choose(&flags, &host)?;
+    let prompt_text = prompt_text(&flags.message)?;
+    let (mut host, resumed) = resume::place(&flags)?;
+    let cells = Cells::new(launcher);
+    let layer = resumed.as_ref().map(Resumed::layer);
+    let project = start::project(&cells, &mut host, &flags, layer).await?;
+    for warning in &project.resolved.warnings {
+        eprintln!("warning: {}", text::clean(warning));
+    }
+    start::warn_incomplete(&host);
+    let session = prepare(cells, host, &flags, &project, resumed).await?;
+    let facts = Facts {
+        provider: session.provider,
+        model: session.inner.settings.model.clone(),
+        mode: session.inner.broker.policy().name.name(),
+        session: session.inner.record.id(),
+        format: flags.output_format,
+    };
+    facts.begin();
+    let mut interrupted = std::pin::pin!(interrupted()?);
+    let tell = |event: AgentEvent| facts.show(&event);
+    let result = session.inner.run(prompt_text, Vec::new(), &tell, interrupted.as_mut()).await;
+    Ok(facts.end(&result))
+}
+
+/// A session, and the name of its provider.
+struct Prepared {
+    inner: Session,
+    provider: String,
+}
+
+/// Puts everything together that a run needs.
+async fn prepare(
+    cells: Cells,
+    host: Host,
+    flags: &RunFlags,
+    project: &Project,
+    resumed: Option<Resumed>,
+) -> Result<Prepared, Report> {
+    let config = &project.resolved.config;
+    let prompt = chosen_prompt(config, &host, project)?;
+    let mode = prompt.mode_under(config.mode.unwrap_or(Mode::Standard));
+    let (groups, policy) = start::policy(mode, &host)?;
+    let mut rules = start::rules(&config.allow, &config.ask, &config.deny, &host.workspace)?;
+    let model = match &flags.replay {
+        Some(path) => Model::replayed(path, config)?,
+        None => Model::choose(&with_prompts_model(config, &prompt), &host, flags.api_key.clone())?,
+    };
     if model.provider == DEMO {
         for probe in demo::PROBES {
             let rule = Rule::parse(Action::Allow, &format!("bash({probe})"), &host.workspace);
@@ -46,45 +95,102 @@ async fn headless(launcher: Launcher, flags: RunFlags) -> Result<u8, Report> {
         }
     }
     let recorder = match &flags.record {
-        Some(path) => Some(Recorder::create(path).map_err(|error| {
+        Some(path) => Some(RefCell::new(Recorder::create(path).map_err(|error| {
             Report::error(format!("cannot record to {}: {error}", path.display()))
-        })?),
+        })?)),
         None => None,
     };
-    let tools = offered(&flags)?;
-    let broker = Broker::start(Cells::new(launcher), Judge::new(policy, groups, rules), host)
+    let hashed = config.edit_system == Some(EditSystem::Hashedit);
+    let tools = offered(flags, config, &prompt, hashed)?;
+    let (journal, state, earlier, seen) = saved(config, flags, &host, &resumed)?;
+    let outputs = journal.as_ref().map(|journal| journal.path().with_extension("outputs"));
+    let takes = Takes {
+        images: model.facts.images == Some(true),
+        documents: model.facts.documents == Some(true),
+    };
+    let options = Options { takes, hashed, outputs: Outputs::new(outputs), seen };
+    let broker = Broker::start(cells, Judge::new(policy, groups, rules), host, options)
         .await
         .map_err(|error| start::start_report(&error))?;
-    start::warn_incomplete(broker.host());
+    let record = Record::new(journal, state, model.facts.price);
+    record.set(|state| {
+        state.provider = model.provider.clone();
+        state.model = model.name.clone();
+        state.mode = mode.name().into();
+        state.prompt = prompt.name.clone();
+        if flags.name.is_some() {
+            state.name = flags.name.clone();
+        }
+    });
     let settings = Settings {
-        model: model.name.clone(),
-        system_prompt: system_prompt(&broker),
-        tools,
-        max_turns: usize::try_from(flags.max_turns).unwrap_or(usize::MAX),
-        max_tokens: flags.max_tokens,
-        temperature: flags.temperature,
-    };
-    let facts = Facts {
-        provider: model.provider,
+        system_prompt: system_prompt(&prompt, &broker, project),
         model: model.name,
-        mode: broker.policy().name.name(),
-        format: flags.output_format,
+        tools,
+        max_turns: usize::try_from(config.max_turns.unwrap_or(200)).unwrap_or(usize::MAX),
+        max_tokens: config.max_tokens,
+        temperature: config.temperature,
+        thinking: config.thinking.unwrap_or_default(),
+        thinks: model.facts.thinks == Some(true),
+        window: model.facts.window,
+        compact: config.compact != Some(false),
+        reserve: config.reserve_tokens.unwrap_or_default(),
+        keep_recent: config.keep_recent_tokens.unwrap_or_default(),
+        cache_key: record.id(),
     };
-    let mut session = Session { broker, backend: model.backend, recorder, settings };
-    facts.begin();
-    let mut interrupted = std::pin::pin!(interrupted()?);
-    let result = session.run(prompt, &mut |event| facts.show(&event), interrupted.as_mut()).await;
-    Ok(facts.end(&result))
+    let (backend, max_cost) = (model.backend, config.max_cost);
+    let inner = Session { broker, backend, recorder, settings, record, max_cost, earlier };
+    Ok(Prepared { inner, provider: model.provider })
+}
+
+type Saved = (
+    Option<Journal>,
+    State,
+    Vec<crate::model::Message>,
+    std::collections::HashMap<std::path::PathBuf, String>,
+);
+
+/// The session to write to, and what it holds so far.
+fn saved(
+    config: &Config,
+    flags: &RunFlags,
+    host: &Host,
+    resumed: &Option<Resumed>,
+) -> Result<Saved, Report> {
+    if let Some(Resumed { loaded, .. }) = resumed {
+        let journal = Journal::open(&loaded.path).map_err(Report::error)?;
+        if loaded.damaged > 0 {
+            eprintln!("warning: {} unreadable lines of the session are left out", loaded.damaged);
+        }
+        let (state, seen) = (loaded.state.clone(), loaded.seen.clone());
+        return Ok((Some(journal), state, loaded.messages.clone(), seen));
+    }
+    let mut saved = (None, State::default(), Vec::new(), Default::default());
+    if config.save_sessions != Some(false) {
+        match Journal::create(&host.sessions(), &host.workspace) {
+            Ok(journal) => saved.0 = Some(journal),
+            Err(error) if flags.name.is_some() => return Err(Report::error(error)),
+            // A home that cannot be written is no reason not to work.
+            Err(error) => eprintln!("warning: the session is not saved: {error}"),
+        }
+    }
+    Ok(saved)
 }
 
 /// Arguments, or standard input, or both.
-fn prompt(message: &[String]) -> Result<String, Report> {
+fn prompt_text(message: &[String]) -> Result<String, Report> {
     let mut prompt = message.join(" ");
     let input = std::io::stdin();
     if !input.is_terminal() {
         let mut bytes = Vec::new();
         let read = input.lock().take(INPUT_LIMIT + 1).read_to_end(&mut bytes);
-        read.map_err(|error| Report::error(format!("cannot read standard input: {error}")))?;
+        // A closed standard input is an empty one.
+        match read {
+            Err(error) if error.raw_os_error() == Some(nix::errno::Errno::EBADF as i32) => {}
+            Err(error) => {
+                return Err(Report::error(format!("cannot read standard input: {error}")));
+            }
+            Ok(_) => {}
+        }
         if bytes.len() as u64 > INPUT_LIMIT {
             return Err(Report::usage("standard input is larger than 10 MiB"));
         }
@@ -115,13 +221,58 @@ fn interrupted() -> Result<impl Future<Output = ()>, Report> {
     })
 }
 
-/// The tools offered to the model.
-fn offered(flags: &RunFlags) -> Result<Vec<ToolSchema>, Report> {
-    let mut tools = definitions();
-    if let Some(names) = &flags.tools {
+/// All prompts: built in, then the user's own, which may replace one, then those of a trusted project.
+fn prompts(host: &Host, project: &Project) -> Result<Vec<Prompt>, Report> {
+    let mut all = prompt::built_in();
+    let directory = host.configuration().join("prompts");
+    let mut files: Vec<_> =
+        std::fs::read_dir(&directory).into_iter().flatten().flatten().map(|it| it.path()).collect();
+    files.sort();
+    for path in files.into_iter().filter(|path| path.extension().is_some_and(|kind| kind == "md")) {
+        let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        let text = std::fs::read_to_string(&path)
+            .map_err(|error| Report::error(format!("cannot read {}: {error}", path.display())))?;
+        let own = Prompt::parse(&name, &text).map_err(Report::error)?;
+        all.retain(|known| known.name != own.name);
+        all.push(own);
+    }
+    for (name, text) in &project.prompts {
+        if !all.iter().any(|known| known.name == *name) {
+            all.push(Prompt::parse(name, text).map_err(Report::error)?);
+        }
+    }
+    Ok(all)
+}
+
+fn chosen_prompt(config: &Config, host: &Host, project: &Project) -> Result<Prompt, Report> {
+    let wanted = config.prompt.as_deref().unwrap_or("code");
+    let all = prompts(host, project)?;
+    all.iter().find(|prompt| prompt.name == wanted).cloned().ok_or_else(|| {
+        let names: Vec<&str> = all.iter().map(|prompt| prompt.name.as_str()).collect();
+        Report::usage(format!("there is no prompt {wanted:?}"))
+            .hint(format!("the prompts are {}", names.join(", ")))
+    })
+}
+
+/// A prompt's own model counts unless the user has chosen one.
+fn with_prompts_model(config: &Config, prompt: &Prompt) -> Config {
+    let mut config = config.clone();
+    config.model = config.model.or(prompt.model.clone());
+    config
+}
+
+/// The tools offered to the model: those of the flags, the settings and the prompt, all of them agreed.
+fn offered(
+    flags: &RunFlags,
+    config: &Config,
+    prompt: &Prompt,
+    hashed: bool,
+) -> Result<Vec<ToolSchema>, Report> {
+    let mut tools = definitions(hashed);
+    for names in [&config.tools, &prompt.tools].into_iter().flatten() {
         for name in names {
-            if !tools.iter().any(|tool| tool.name == name) {
-                let known: Vec<&str> = tools.iter().map(|tool| tool.name).collect();
+            if !definitions(hashed).iter().any(|tool| tool.name == name) {
+                let known: Vec<&str> = definitions(hashed).iter().map(|tool| tool.name).collect();
                 let message = format!("there is no tool {name:?}; there are {}", known.join(", "));
                 return Err(Report::usage(message));
             }
@@ -139,69 +290,17 @@ fn offered(flags: &RunFlags) -> Result<Vec<ToolSchema>, Report> {
     Ok(tools.into_iter().map(schema).collect())
 }
 
-fn system_prompt(broker: &Broker) -> String {
+fn system_prompt(prompt: &Prompt, broker: &Broker, project: &Project) -> String {
     let policy = broker.policy();
-    format!(
-        "{}\nWorkspace: {}\nPermission mode {}: {} The kernel enforces it; a refusal is final, so do not try \
-         to get around it. Nobody can answer a question during this run.\n",
-        include_str!("../../prompts/code.md"),
-        broker.host().workspace.display(),
-        policy.name,
-        policy.summary,
-    )
-}
-
-/// The chosen provider, ready to answer.
-struct Model {
-    provider: String,
-    name: String,
-    backend: Backend,
-}
-
-impl Model {
-    fn choose(flags: &RunFlags, host: &Host) -> Result<Model, Report> {
-        if let Some(path) = &flags.replay {
-            let failed = |error: &dyn std::fmt::Display| {
-                Report::error(format!("cannot replay {}: {error}", path.display()))
-            };
-            let text = std::fs::read_to_string(path).map_err(|error| failed(&error))?;
-            let tape = Tape::parse(&text).map_err(|error| failed(&error))?;
-            let name = flags.model.clone().unwrap_or_else(|| "recorded".into());
-            return Ok(Model { provider: "replay".into(), name, backend: Backend::Replay(tape) });
-        }
-        let wanted = flags.provider.as_deref().unwrap_or(PROVIDERS[0].name);
-        if wanted == DEMO {
-            return Ok(Model {
-                provider: DEMO.into(),
-                name: "script".into(),
-                backend: Backend::Demo,
-            });
-        }
-        let provider = providers::by_name(wanted).ok_or_else(|| {
-            let names: Vec<&str> = PROVIDERS.iter().map(|provider| provider.name).collect();
-            Report::usage(format!("there is no provider {wanted:?}")).hint(format!(
-                "the providers are {}, {DEMO}; any other server that speaks chat completions: \
-                 --provider openai --base-url URL",
-                names.join(", ")
-            ))
-        })?;
-        let base_url = flags.base_url.as_deref().unwrap_or(provider.base_url);
-        let vault = Vault::new(&host.environment, flags.api_key.clone());
-        let key = vault.key(provider, base_url).map_err(|variable| {
-            Report::error(format!("{} needs a key in {variable}", provider.name)).hint(format!(
-                "get one at {} and run: export {variable}=…\n      without a key: --provider ollama (local \
-                 models) or --provider demo (a built-in tour)",
-                provider.key_page
-            ))
-        })?;
-        let network = Network::new(base_url, key, provider.key_variable)
-            .map_err(|error| Report::new(ExitKind::Model, error))?;
-        Ok(Model {
-            provider: provider.name.into(),
-            name: flags.model.clone().unwrap_or_else(|| provider.default_model.into()),
-            backend: Backend::Http(network),
-        })
-    }
+    let workspace = &broker.host().workspace;
+    let around = Surroundings {
+        workspace: workspace.display().to_string(),
+        mode: policy.name,
+        policy: &policy.summary,
+        attended: false,
+        context: &project.context,
+    };
+    prompt::system(prompt, &around)
 }
 
 /// What the output says about the run, and in which form.
@@ -209,6 +308,7 @@ struct Facts {
     provider: String,
     model: String,
     mode: &'static str,
+    session: Option<String>,
     format: OutputFormat,
 }
 
@@ -218,8 +318,8 @@ const RUNG: &str = "native";
 impl Facts {
     fn begin(&self) {
         match self.format {
-            OutputFormat::Text => {
-                let (mode, provider) = (self.mode, &self.provider);
+            OutputFormat::Text | OutputFormat::Sarif => {
+                let (mode, provider) = (self.mode, text::line(&self.provider, 60));
                 let model = text::line(&self.model, 100);
                 eprintln!("zerostack: {mode} mode, {RUNG} sandbox, {provider} {model}");
             }
@@ -228,7 +328,7 @@ impl Facts {
                 say!(
                     "{}",
                     json!({"type": "start", "mode": self.mode, "rung": RUNG, "provider": provider,
-                        "model": model})
+                        "model": model, "session": self.session})
                 );
             }
             OutputFormat::Json => {}
@@ -241,22 +341,32 @@ impl Facts {
             OutputFormat::StreamJson => {
                 say!("{}", serde_json::to_string(event).unwrap_or_default());
             }
-            OutputFormat::Text => show_line(event),
+            OutputFormat::Text | OutputFormat::Sarif => show_line(event, "  "),
         }
     }
 
     fn end(&self, result: &RunResult) -> u8 {
-        let (kind, error) = ending(result);
+        let (mut kind, mut error) = ending(result);
         let answer = match &result.outcome {
-            Outcome::Done { answer } => answer.as_str(),
+            Outcome::Done { answer } | Outcome::Refused { answer } => answer.as_str(),
             _ => "",
         };
-        if self.format == OutputFormat::Text {
-            if !answer.is_empty() {
-                say!("{}", text::clean(answer).trim_end());
+        if self.format == OutputFormat::Sarif && error.is_none() {
+            match findings::parse(answer) {
+                Ok(found) => say!("{:#}", findings::sarif(&found)),
+                Err(why) => (kind, error) = (ExitKind::Error, Some(why)),
+            }
+        }
+        if matches!(self.format, OutputFormat::Text | OutputFormat::Sarif) {
+            if !answer.is_empty() && self.format == OutputFormat::Text {
+                let shown = findings::in_words(answer);
+                say!("{}", text::clean(&shown).trim_end());
             }
             for denial in &result.denials {
                 eprintln!("denied: {}: {}", denial.tool, text::clean(&denial.reason));
+                if let Some(rule) = &denial.grant {
+                    eprintln!("        to allow exactly this: --allow {}", quoted(rule));
+                }
             }
             if let Some(error) = &error {
                 eprintln!("error: {}", text::clean(error));
@@ -268,8 +378,10 @@ impl Facts {
             "status": kind.status(),
             "exit_code": kind.code(),
             "answer": answer,
+            "session": self.session,
             "turns": result.turns,
             "usage": result.usage,
+            "cost_usd": result.cost,
             "tool_calls": result.calls,
             "denials": result.denials,
             "provider": self.provider,
@@ -283,12 +395,23 @@ impl Facts {
     }
 }
 
+/// As a word of a shell's command line.
+fn quoted(rule: &str) -> String {
+    format!("'{}'", text::clean(rule).replace('\'', "'\\''"))
+}
+
 fn ending(result: &RunResult) -> (ExitKind, Option<String>) {
     match &result.outcome {
         Outcome::ModelFailed(error) => (ExitKind::Model, Some(error.to_string())),
+        Outcome::Refused { .. } => {
+            (ExitKind::Model, Some("the model, or its provider, refused to answer".into()))
+        }
         Outcome::Cancelled => (ExitKind::Interrupted, Some("interrupted".into())),
         Outcome::TurnLimit { turns } => {
             (ExitKind::Limit, Some(format!("the limit of {turns} turns is reached (--max-turns)")))
+        }
+        Outcome::CostLimit => {
+            (ExitKind::Limit, Some("the cost limit is reached (--max-cost)".into()))
         }
         Outcome::Done { .. } if result.denials.iter().any(|denial| denial.unasked) => {
             (ExitKind::Denied, None)
@@ -297,19 +420,21 @@ fn ending(result: &RunResult) -> (ExitKind, Option<String>) {
     }
 }
 
-fn show_line(event: &AgentEvent) {
+fn show_line(event: &AgentEvent, indent: &str) {
     match event {
         AgentEvent::ToolCall { name, arguments, .. } => {
-            let key = ["command", "path", "pattern"].iter().find_map(|key| arguments.get(key));
-            let what = key.and_then(Value::as_str).unwrap_or_default();
-            eprintln!("  • {} {}", text::line(name, 40), text::line(what, 100));
+            let key = ["command", "path", "pattern", "prompt"];
+            let what = key.iter().find_map(|key| arguments.get(key)).and_then(Value::as_str);
+            let what = text::line(what.unwrap_or_default(), 100);
+            eprintln!("{indent}• {} {what}", text::line(name, 40));
         }
         AgentEvent::ToolResult { name, status, output, .. } if *status != ToolStatus::Ok => {
             let word = if *status == ToolStatus::Denied { "denied" } else { "failed" };
-            let last = output.lines().next().unwrap_or_default();
-            eprintln!("    {} {word}: {}", text::line(name, 40), text::line(last, 140));
+            let first = output.lines().next().unwrap_or_default();
+            eprintln!("{indent}  {} {word}: {}", text::line(name, 40), text::line(first, 140));
         }
-        AgentEvent::Notice { text: notice } => eprintln!("  ! {}", text::line(notice, 140)),
+        AgentEvent::Notice { text: notice } => eprintln!("{indent}! {}", text::line(notice, 140)),
+        AgentEvent::Task { event, .. } => show_line(event, "      "),
         AgentEvent::Text { .. } | AgentEvent::Reasoning { .. } | AgentEvent::ToolResult { .. } => {}
     }
 }

@@ -9,9 +9,14 @@ macro_rules! say {
 }
 
 mod doctor;
+mod findings;
 mod headless;
+mod model;
 mod policy;
+mod resume;
 mod sandbox;
+mod sessions;
+mod settings;
 mod start;
 
 use std::path::Path;
@@ -47,8 +52,19 @@ fn dispatch(cli: Cli) -> Result<u8, Report> {
         Some(Command::Policy { command: PolicyCommand::Show { mode, json } }) => {
             policy::show(launcher()?, mode, json)
         }
+        Some(Command::Policy { command: PolicyCommand::Explain { call, mode, rules } }) => {
+            policy::explain(&call, &mode, &rules)
+        }
+        Some(Command::Sessions { command }) => sessions::run(launcher, command),
+        Some(Command::Config { command }) => settings::run(command),
+        Some(Command::Trust { remove }) => settings::trust(launcher()?, remove),
         Some(Command::Sandbox(flags)) => sandbox::run(launcher()?, &flags),
         Some(Command::Doctor { json }) => doctor::run(launcher(), json),
+        None if cli.run.print_config => settings::print_config(&cli.run),
+        None if cli.run.resume => {
+            let host = start::host(&[])?;
+            sessions::list(&host.sessions(), true, false)
+        }
         None if cli.run.print => headless::run(launcher()?, cli.run),
         None => Err(Report::usage("the terminal UI is not built yet").hint(
             "answer one prompt with: zerostack -p \"your prompt\"   (without a key: --provider demo)",

@@ -8,9 +8,11 @@ use zerostack_sandbox::{
 };
 
 use super::start;
-use crate::policy::{Groups, Mode, Policy};
+use crate::cli::{ModeFlags, RuleFlags};
+use crate::policy::{Action, Call, Decision, Groups, Mode, Policy, Rule, Subject, analyse};
 use crate::report::Report;
 use crate::supervisor::{Cells, Host, Rights, command, command_rights, file_worker};
+use crate::ui::text;
 
 pub fn show(launcher: Launcher, mode: Option<Mode>, json: bool) -> Result<u8, Report> {
     let mut host = start::host(&[])?;
@@ -31,7 +33,46 @@ pub fn show(launcher: Launcher, mode: Option<Mode>, json: bool) -> Result<u8, Re
     } else {
         let texts: Vec<String> =
             shown.iter().map(|(workers, policy)| as_text(workers, policy)).collect();
-        say!("{}", crate::ui::text::clean(texts.join("\n").trim_end()));
+        say!("{}", text::clean(texts.join("\n").trim_end()));
+    }
+    Ok(0)
+}
+
+/// What would become of one call, and why.
+pub fn explain(call: &str, mode: &ModeFlags, rules: &RuleFlags) -> Result<u8, Report> {
+    let host = start::host(&[])?;
+    let judge = start::judge(&host, mode, rules)?;
+    // The form of a call is the form of a rule, and so are its errors.
+    Rule::parse(Action::Allow, call, &host.workspace).map_err(Report::usage)?;
+    let (tool, what) = match call.split_once('(') {
+        Some((tool, rest)) => (tool, rest.strip_suffix(')').unwrap_or(rest)),
+        None => (call, ""),
+    };
+    let subject = match tool {
+        "bash" => Subject::Command(what.to_owned()),
+        "todo_write" | "task" | "jobs" => Subject::Nothing,
+        _ => Subject::Path(host.resolve(if what.is_empty() { "." } else { what })),
+    };
+    let decision = judge.decide(&Call { tool: tool.to_owned(), subject: subject.clone() });
+    let (word, why) = match &decision {
+        Decision::Allow { reason } => ("allow", reason.clone()),
+        Decision::Grant { rule } => ("allow", format!("Your rule allows it: {rule}")),
+        Decision::Ask { reason } => ("ask", reason.clone()),
+        Decision::Deny { reason } => ("deny", reason.clone()),
+    };
+    say!("{word} in {} mode: {}", judge.policy().name, text::clean(&why));
+    match &subject {
+        Subject::Path(place) => say!("path: {}", text::clean(&place.path.display().to_string())),
+        Subject::Command(command) => {
+            for part in analyse(command).commands {
+                let words: Vec<String> = part
+                    .into_iter()
+                    .map(|word| word.unwrap_or_else(|| "(known only when it runs)".into()))
+                    .collect();
+                say!("runs: {}", text::clean(&words.join(" ")));
+            }
+        }
+        Subject::Nothing => {}
     }
     Ok(0)
 }

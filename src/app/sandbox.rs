@@ -21,7 +21,7 @@ use crate::supervisor::{Cells, Rights, command};
 
 pub fn run(launcher: Launcher, flags: &SandboxFlags) -> Result<u8, Report> {
     let mut host = start::host(&flags.scope.add_dir)?;
-    let (groups, policy) = start::policy(flags.mode.mode(), &host)?;
+    let (groups, policy) = start::policy(start::mode(&host, &flags.mode)?, &host)?;
     let cells = Cells::new(launcher);
     start::scan(&cells, &policy, &groups, &mut host)?;
     // The user typed the command: that is the yes.

@@ -1,13 +1,23 @@
-//! What every front end needs before it can start: the host, the policy, the rules.
+//! What every front end needs before it can start: the host, the settings, the policy, the rules.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use toml::{Table, Value};
 use zerostack_sandbox::{Failure, StartError};
 
-use crate::cli::RunFlags;
-use crate::policy::{Action, Groups, Mode, Policy, Rule};
+use crate::cli::{ModeFlags, RuleFlags, RunFlags};
+use crate::config::{self, Ceiling, ConfigError, Layer, Origin, Resolved, Trust};
+use crate::policy::{Action, Groups, Judge, Mode, Policy, Rule};
+use crate::prompt::ContextFile;
 use crate::report::{ExitKind, Report};
-use crate::supervisor::{self, Cells, Host, HostError};
+use crate::supervisor::{self, Cells, Collected, Host, HostError};
+
+/// What an administrator allows at most.
+const CEILING: &str = "/etc/zerostack/policy.toml";
+/// Where a project can say what it wants.
+pub const PROJECT_CONFIG: &str = ".zerostack/config.toml";
+const PROJECT_PROMPTS: &str = ".zerostack/prompts/*.md";
+const CONTEXT_FILES: [&str; 3] = ["AGENTS.md", "CLAUDE.md", "ARCHITECTURE.md"];
 
 /// Facts of the host, or why this place is no workspace.
 pub fn host(add_dir: &[String]) -> Result<Host, Report> {
@@ -25,18 +35,9 @@ pub fn policy(mode: Mode, host: &Host) -> Result<(Groups, Policy), Report> {
     let groups = Groups::load().map_err(Report::error)?;
     let file = host.configuration().join("policies").join(format!("{mode}.toml"));
     let name = file.display().to_string();
-    let unreadable = |error: std::io::Error| Report::error(format!("cannot read {name}: {error}"));
-    let policy = match std::fs::symlink_metadata(&file) {
-        // A link could lead into a workspace, where a command may write.
-        Ok(facts) if !facts.is_file() => {
-            return Err(Report::error(format!("{name} must be a regular file, not a link")));
-        }
-        Ok(_) => {
-            let text = std::fs::read_to_string(&file).map_err(unreadable)?;
-            Policy::parse(&name, &text, &groups)
-        }
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Policy::load(mode, &groups),
-        Err(error) => return Err(unreadable(error)),
+    let policy = match own_file(&file)? {
+        Some(text) => Policy::parse(&name, &text, &groups),
+        None => Policy::load(mode, &groups),
     };
     let policy = policy.map_err(|error| {
         Report::error(error)
@@ -48,6 +49,222 @@ pub fn policy(mode: Mode, host: &Host) -> Result<(Groups, Policy), Report> {
     Ok((groups, policy))
 }
 
+/// A file of the user's own that decides what is allowed; `None` if there is none. It must be out of
+/// the reach of cells and of other users.
+fn own_file(file: &Path) -> Result<Option<String>, Report> {
+    use std::os::unix::fs::MetadataExt;
+    let name = file.display();
+    let unreadable = |error: std::io::Error| Report::error(format!("cannot read {name}: {error}"));
+    match std::fs::symlink_metadata(file) {
+        // A link could lead into a workspace, where a command may write.
+        Ok(facts) if !facts.is_file() => {
+            Err(Report::error(format!("{name} must be a regular file, not a link")))
+        }
+        Ok(facts) if facts.mode() & 0o022 != 0 => {
+            Err(Report::error(format!("{name} can be changed by other users"))
+                .hint(format!("chmod go-w {name}")))
+        }
+        Ok(_) => std::fs::read_to_string(file).map(Some).map_err(unreadable),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(unreadable(error)),
+    }
+}
+
+/// The files of the user's settings, in the order in which they count.
+pub fn config_files(host: &Host) -> [PathBuf; 2] {
+    ["config.json", "config.toml"].map(|name| host.configuration().join(name))
+}
+
+/// The user's layer.
+fn user_layers(host: &Host) -> Result<(Vec<Layer>, Vec<String>), Report> {
+    let (mut layers, mut warnings) = (Vec::new(), Vec::new());
+    for file in config_files(host) {
+        let name = file.display().to_string();
+        let Some(text) = own_file(&file)? else { continue };
+        let json = file.extension().is_some_and(|kind| kind == "json");
+        let parse = if json { config::parse_json } else { config::parse_toml };
+        let (table, unknown) = parse(&name, &text).map_err(config_report)?;
+        warnings.extend(unknown);
+        layers.push(Layer { origin: Origin::User(name), table });
+    }
+    Ok((layers, warnings))
+}
+
+/// The layer of a project's file, if the user trusts it as it is.
+fn project_layer(
+    host: &Host,
+    collected: &Collected,
+    trust: &Trust,
+    warnings: &mut Vec<String>,
+) -> Option<Layer> {
+    let file = host.workspace.join(PROJECT_CONFIG);
+    let (_, text) = collected.iter().find(|(path, _)| *path == file)?;
+    if !trust.holds(&file, text) {
+        warnings.push(format!(
+            "{PROJECT_CONFIG} of this project is not used: look at it, then run `zerostack trust`"
+        ));
+        return None;
+    }
+    match config::parse_toml(PROJECT_CONFIG, text) {
+        Ok((table, unknown)) => {
+            warnings.extend(unknown);
+            Some(Layer { origin: Origin::Project(PROJECT_CONFIG.into()), table })
+        }
+        // A project cannot keep its users from starting.
+        Err(error) => {
+            warnings.push(format!("{error}"));
+            None
+        }
+    }
+}
+
+fn environment_layer(host: &Host) -> Layer {
+    let mut table = Table::new();
+    for (variable, key) in [("ZS_PROVIDER", "provider"), ("ZS_MODEL", "model")] {
+        let found = host.environment.iter().find(|(name, _)| name == variable);
+        if let Some((_, value)) = found.filter(|(_, value)| !value.is_empty()) {
+            table.insert(key.into(), value.as_str().into());
+        }
+    }
+    Layer { origin: Origin::Environment, table }
+}
+
+fn command_line(flags: &RunFlags) -> Layer {
+    let mut table = Table::new();
+    let mut set = |key: &str, value: Option<Value>| {
+        if let Some(value) = value {
+            table.insert(key.into(), value);
+        }
+    };
+    let text = |text: &Option<String>| text.clone().map(Value::from);
+    let number =
+        |number: Option<u64>| number.and_then(|it| i64::try_from(it).ok()).map(Value::from);
+    let list = |list: &Vec<String>| (!list.is_empty()).then(|| Value::from(list.clone()));
+    // A short name replaces both parts.
+    set("provider", text(&flags.provider));
+    set("model", text(&flags.model).or(text(&flags.quick_model)));
+    set("base_url", text(&flags.base_url));
+    set("api", flags.api_style.and_then(|api| Value::try_from(api).ok()));
+    set("max_tokens", number(flags.max_tokens));
+    set("temperature", flags.temperature.map(Value::from));
+    set("thinking", flags.thinking.and_then(|level| Value::try_from(level).ok()));
+    set("max_turns", number(flags.max_turns));
+    set("max_cost", flags.max_cost.map(Value::from));
+    set("mode", flags.mode.typed().map(|mode| mode.name().into()));
+    set("tools", flags.tools.clone().map(Value::from));
+    set("edit_system", flags.edit_system.and_then(|system| Value::try_from(system).ok()));
+    set("prompt", text(&flags.load_prompt));
+    set("context_files", flags.no_context_files.then_some(Value::Boolean(false)));
+    set("save_sessions", flags.no_session.then_some(Value::Boolean(false)));
+    set("allow", list(&flags.rules.allow));
+    set("ask", list(&flags.rules.ask));
+    set("deny", list(&flags.rules.deny));
+    Layer { origin: Origin::CommandLine, table }
+}
+
+fn ceiling() -> Result<Option<(String, Ceiling)>, Report> {
+    let text = match std::fs::read_to_string(CEILING) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        // A ceiling that cannot be read is not the absence of one.
+        Err(error) => return Err(Report::error(format!("cannot read {CEILING}: {error}"))),
+    };
+    let parsed =
+        toml::from_str(&text).map_err(|error| Report::error(format!("{CEILING}: {error}")))?;
+    Ok(Some((CEILING.to_owned(), parsed)))
+}
+
+pub fn config_report(error: ConfigError) -> Report {
+    let report = match &error {
+        ConfigError::Ceiling(_) => return Report::usage(error),
+        _ => Report::error(error),
+    };
+    report.hint("`zerostack config schema` lists every key with its type")
+}
+
+/// The settings of the user, the environment and the command line, without the project's.
+pub fn settings(host: &Host, flags: &RunFlags) -> Result<Resolved, Report> {
+    resolve(host, Some(flags), None, None)
+}
+
+/// The user's settings alone, below the ceiling: for commands that are no run.
+pub fn user_settings(host: &Host) -> Result<Resolved, Report> {
+    resolve(host, None, None, None)
+}
+
+fn resolve(
+    host: &Host,
+    flags: Option<&RunFlags>,
+    project: Option<(&Collected, &Trust)>,
+    session: Option<Layer>,
+) -> Result<Resolved, Report> {
+    let (mut layers, mut warnings) = user_layers(host)?;
+    if let Some((collected, trust)) = project {
+        layers.extend(project_layer(host, collected, trust, &mut warnings));
+    }
+    layers.extend(session);
+    layers.push(environment_layer(host));
+    layers.extend(flags.map(command_line));
+    let mut resolved = config::resolve(layers, ceiling()?).map_err(config_report)?;
+    warnings.append(&mut resolved.warnings);
+    resolved.warnings = warnings;
+    Ok(resolved)
+}
+
+/// A run's settings with all layers, and what the project says about itself.
+pub struct Project {
+    pub resolved: Resolved,
+    pub context: Vec<ContextFile>,
+    /// Trusted prompts of the project: name and text.
+    pub prompts: Vec<(String, String)>,
+}
+
+/// Looks through the workspace for names to protect and files to read, then resolves the settings.
+/// `session` is what a resumed session brings.
+pub async fn project(
+    cells: &Cells,
+    host: &mut Host,
+    flags: &RunFlags,
+    session: Option<Layer>,
+) -> Result<Project, Report> {
+    let first = resolve(host, Some(flags), None, session.clone())?.config;
+    let (groups, policy) = policy(first.mode.unwrap_or(Mode::Standard), host)?;
+    let rules = rules(&first.allow, &first.ask, &first.deny, &host.workspace)?;
+    let denied = Judge::new(policy.clone(), groups.clone(), rules).denied_globs("read");
+    let collected = supervisor::scan(cells, &policy, &groups, denied, host, &wanted()).await;
+    let collected = collected.map_err(|error| start_report(&error))?;
+    let trust = Trust::load(host.trust_file());
+    let resolved = resolve(host, Some(flags), Some((&collected, &trust)), session)?;
+    let mut project = Project { resolved, context: Vec::new(), prompts: Vec::new() };
+    for (path, text) in collected {
+        let trusted = trust.holds(&path, &text);
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        if CONTEXT_FILES.contains(&name.as_str()) {
+            project.context.push(ContextFile { path, text, trusted });
+        } else if trusted && let Some(name) = name.strip_suffix(".md") {
+            project.prompts.push((name.to_owned(), text));
+        }
+    }
+    if project.resolved.config.context_files == Some(false) {
+        project.context.clear();
+    }
+    Ok(project)
+}
+
+/// The files of a project that concern zerostack, relative to it.
+fn wanted() -> Vec<String> {
+    let fixed = [PROJECT_CONFIG, PROJECT_PROMPTS];
+    fixed.into_iter().chain(CONTEXT_FILES).map(str::to_owned).collect()
+}
+
+/// The same files, read for `zerostack trust`.
+pub fn collect(cells: &Cells, host: &mut Host) -> Result<Collected, Report> {
+    let (groups, policy) = policy(Mode::Readonly, host)?;
+    let found =
+        runtime()?.block_on(supervisor::scan(cells, &policy, &groups, Vec::new(), host, &wanted()));
+    found.map_err(|error| start_report(&error))
+}
+
 /// Looks through the workspace for names to protect.
 pub fn scan(
     cells: &Cells,
@@ -55,7 +272,7 @@ pub fn scan(
     groups: &Groups,
     host: &mut Host,
 ) -> Result<(), Report> {
-    let found = runtime()?.block_on(supervisor::scan(cells, policy, groups, Vec::new(), host));
+    let found = runtime()?.block_on(supervisor::scan(cells, policy, groups, Vec::new(), host, &[]));
     found.map_err(|error| start_report(&error))?;
     warn_incomplete(host);
     Ok(())
@@ -79,15 +296,48 @@ pub fn runtime() -> Result<tokio::runtime::Runtime, Report> {
         .map_err(|error| Report::error(format!("cannot start: {error}")))
 }
 
-/// The rules of the command line.
-pub fn rules(flags: &RunFlags, workspace: &Path) -> Result<Vec<Rule>, Report> {
-    let lists =
-        [(&flags.deny, Action::Deny), (&flags.ask, Action::Ask), (&flags.allow, Action::Allow)];
-    let parse = |(texts, action): (&Vec<String>, Action)| {
-        let texts = texts.clone();
+/// The user's rules. A malformed one stops the start.
+pub fn rules(
+    allow: &[String],
+    ask: &[String],
+    deny: &[String],
+    workspace: &Path,
+) -> Result<Vec<Rule>, Report> {
+    let lists = [(deny, Action::Deny), (ask, Action::Ask), (allow, Action::Allow)];
+    let parse = |(texts, action): (&[String], Action)| {
+        let texts = texts.to_vec();
         texts.into_iter().map(move |text| Rule::parse(action, &text, workspace))
     };
     lists.into_iter().flat_map(parse).collect::<Result<_, _>>().map_err(Report::usage)
+}
+
+/// The judge that a call would meet under the user's settings and these flags.
+pub fn judge(host: &Host, mode: &ModeFlags, more: &RuleFlags) -> Result<Judge, Report> {
+    let config = user_settings(host)?.config;
+    let mode = mode.typed().or(config.mode).unwrap_or(Mode::Standard);
+    let (groups, policy) = policy(mode, host)?;
+    let joined = |own: Vec<String>, more: &Vec<String>| -> Vec<String> {
+        own.into_iter().chain(more.iter().cloned()).collect()
+    };
+    let rules = rules(
+        &joined(config.allow, &more.allow),
+        &joined(config.ask, &more.ask),
+        &joined(config.deny, &more.deny),
+        &host.workspace,
+    )?;
+    Ok(Judge::new(policy, groups, rules))
+}
+
+/// The mode of a command that is no run.
+pub fn mode(host: &Host, flags: &ModeFlags) -> Result<Mode, Report> {
+    let resolved = user_settings(host)?;
+    let (_, ceiling) = ceiling()?.unzip();
+    match (flags.typed(), ceiling.and_then(|ceiling| ceiling.mode)) {
+        (Some(typed), Some(most)) if typed > most => {
+            Err(Report::usage(format!("{CEILING} allows at most mode {most}")))
+        }
+        (typed, _) => Ok(typed.or(resolved.config.mode).unwrap_or(Mode::Standard)),
+    }
 }
 
 /// A cell that could not be started, in words.

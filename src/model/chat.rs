@@ -1,17 +1,35 @@
-//! The chat-completions protocol: OpenAI, OpenRouter, Ollama and every server that speaks it.
+//! The chat-completions protocol: OpenAI, OpenRouter and every server that speaks it.
 
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::sse;
-use super::{Answer, Message, ModelError, Request, StreamEvent, ToolCall, Usage};
+use super::protocol::{Decode, cut, numbered, parse, stream_error};
+use super::{
+    Answer, Api, Attachment, Message, ModelError, Native, Request, Stop, StreamEvent, Thinking,
+    ToolCall, Usage,
+};
 
-/// The body of a request. Its bytes depend on nothing but `request`, so that providers can cache the
-/// part that two turns share.
-pub fn body(request: &Request) -> Value {
+pub(super) fn body(request: &Request) -> Value {
+    let marks = wants_marks(&request.model);
+    let last = request.messages.len().saturating_sub(1);
+    let mut messages = Vec::new();
+    let mut pending: Vec<&Attachment> = Vec::new();
+    for (at, message) in request.messages.iter().enumerate() {
+        // A tool's result can only be text here; what it shows follows once all results are there.
+        if !matches!(message, Message::Tool { .. }) && !pending.is_empty() {
+            messages.push(shown(&std::mem::take(&mut pending)));
+        }
+        if let Message::Tool { attachments, .. } = message {
+            pending.extend(attachments);
+        }
+        messages.push(entry(message, marks.then_some(at == 0 || at == last)));
+    }
+    if !pending.is_empty() {
+        messages.push(shown(&pending));
+    }
     let mut body = json!({
         "model": request.model,
-        "messages": request.messages.iter().map(message).collect::<Vec<_>>(),
+        "messages": messages,
         "stream": true,
         "stream_options": {"include_usage": true},
     });
@@ -25,34 +43,70 @@ pub fn body(request: &Request) -> Value {
     if let Some(temperature) = request.temperature {
         body["temperature"] = temperature.into();
     }
+    match request.thinking {
+        Thinking::Auto => {}
+        Thinking::Off => body["reasoning_effort"] = "none".into(),
+        level => body["reasoning_effort"] = level.effort().into(),
+    }
     body
 }
 
-fn message(message: &Message) -> Value {
+/// Models that cache only what is marked.
+fn wants_marks(model: &str) -> bool {
+    model.starts_with("anthropic/")
+}
+
+/// `mark` says whether a model that wants marks gets one here: what is before it is cached.
+fn entry(message: &Message, mark: Option<bool>) -> Value {
     match message {
-        Message::System { text } => json!({"role": "system", "content": text}),
-        Message::User { text } => json!({"role": "user", "content": text}),
-        Message::Tool { call_id, text } => {
-            json!({"role": "tool", "tool_call_id": call_id, "content": text})
+        Message::System { text } => json!({"role": "system", "content": content(text, &[], mark)}),
+        Message::User { text, attachments } => {
+            json!({"role": "user", "content": content(text, attachments, mark)})
         }
-        Message::Assistant { text, calls } => {
+        Message::Tool { call_id, text, .. } => {
+            json!({"role": "tool", "tool_call_id": call_id, "content": content(text, &[], mark)})
+        }
+        Message::Assistant { text, calls, native } => {
             let mut value = json!({"role": "assistant", "content": text});
             if !calls.is_empty() {
                 value["tool_calls"] = calls.iter().map(call).collect();
+            }
+            if let Some(details) = Native::parts_of(native, Api::Completions) {
+                value["reasoning_details"] = details.into();
             }
             value
         }
     }
 }
 
-/// Servers refuse a conversation in which an earlier call has broken arguments, so those are sent
-/// back as a string that says so; the model has seen the error in the call's result.
+fn content(text: &str, attachments: &[Attachment], mark: Option<bool>) -> Value {
+    if attachments.is_empty() && mark.is_none() {
+        return text.into();
+    }
+    let mut part = json!({"type": "text", "text": text});
+    if mark == Some(true) {
+        part["cache_control"] = json!({"type": "ephemeral"});
+    }
+    std::iter::once(part).chain(attachments.iter().map(attached)).collect()
+}
+
+fn attached(attachment: &Attachment) -> Value {
+    if attachment.is_image() {
+        json!({"type": "image_url", "image_url": {"url": attachment.data_url()}})
+    } else {
+        json!({"type": "file", "file": {"filename": "document.pdf", "file_data": attachment.data_url()}})
+    }
+}
+
+fn shown(attachments: &[&Attachment]) -> Value {
+    let text = json!({"type": "text", "text": "(what the tool showed)"});
+    let parts: Vec<Value> = attachments.iter().map(|attachment| attached(attachment)).collect();
+    json!({"role": "user", "content": std::iter::once(text).chain(parts).collect::<Vec<_>>()})
+}
+
 fn call(call: &ToolCall) -> Value {
     let whole = serde_json::from_str::<Value>(&call.arguments).is_ok_and(|value| value.is_object());
-    let arguments = match whole {
-        true => call.arguments.clone(),
-        false => json!({"invalid_json": call.arguments}).to_string(),
-    };
+    let arguments = if whole { call.arguments.clone() } else { call.object().to_string() };
     json!({"id": call.id, "type": "function", "function": {"name": call.name, "arguments": arguments}})
 }
 
@@ -76,6 +130,8 @@ struct Delta {
     content: Option<String>,
     #[serde(alias = "reasoning_content")]
     reasoning: Option<String>,
+    reasoning_details: Option<Vec<Value>>,
+    refusal: Option<String>,
     tool_calls: Option<Vec<CallDelta>>,
 }
 
@@ -106,65 +162,104 @@ struct ChunkUsage {
 struct PromptDetails {
     #[serde(default)]
     cached_tokens: Option<u64>,
+    #[serde(default)]
+    cache_write_tokens: Option<u64>,
 }
 
-/// Turns the bytes of a response into events.
 #[derive(Debug, Default)]
-pub struct Decoder {
-    events: sse::Decoder,
+pub(super) struct Decoder {
     answer: Answer,
+    details: Vec<Value>,
     finished: Option<String>,
     ended: bool,
+    refused: bool,
 }
 
-/// Most calls in one answer.
-const CALL_LIMIT: usize = 128;
-
-impl Decoder {
-    /// Takes the next bytes of the body.
-    pub fn feed(&mut self, bytes: &[u8]) -> Result<Vec<StreamEvent>, ModelError> {
-        let broken = |error: &dyn std::fmt::Display| ModelError::Broken(error.to_string());
-        let mut out = Vec::new();
-        for data in self.events.feed(bytes).map_err(|error| broken(&error))? {
-            if data.trim() == "[DONE]" {
-                self.ended = true;
-            } else if !self.ended {
-                let chunk = serde_json::from_str(&data).map_err(|error| {
-                    let start: String = data.chars().take(80).collect();
-                    ModelError::Broken(format!("an event is no valid JSON ({error}): {start}"))
-                })?;
-                self.chunk(chunk, &mut out)?;
-            }
+impl Decode for Decoder {
+    fn event(&mut self, data: &str, out: &mut Vec<StreamEvent>) -> Result<(), ModelError> {
+        if data.trim() == "[DONE]" {
+            self.ended = true;
         }
-        Ok(out)
+        if self.ended { Ok(()) } else { self.chunk(parse(data)?, out) }
     }
 
+    fn finish(self: Box<Self>) -> Result<Answer, ModelError> {
+        if self.finished.is_none() && !self.ended {
+            return Err(cut());
+        }
+        let mut answer = self.answer;
+        answer.stop = match self.finished.as_deref() {
+            Some("length") => Stop::Length,
+            Some("content_filter") => Stop::Refused,
+            _ if self.refused => Stop::Refused,
+            _ => Stop::Done,
+        };
+        if !self.details.is_empty() {
+            answer.native = Some(Native { api: Api::Completions, parts: self.details });
+        }
+        Ok(answer)
+    }
+}
+
+impl Decoder {
     fn chunk(&mut self, chunk: Chunk, out: &mut Vec<StreamEvent>) -> Result<(), ModelError> {
         if let Some(error) = chunk.error {
-            return Err(ModelError::Broken(error_text(&error)));
+            return Err(stream_error(&error));
         }
         if let Some(usage) = chunk.usage {
-            let cached = usage.prompt_tokens_details.and_then(|details| details.cached_tokens);
+            let details = usage.prompt_tokens_details;
+            let part = |of: fn(&PromptDetails) -> Option<u64>| {
+                details.as_ref().and_then(of).unwrap_or_default()
+            };
             self.answer.usage = Usage {
                 input: usage.prompt_tokens,
                 output: usage.completion_tokens,
-                cached: cached.unwrap_or(0),
+                cached: part(|details| details.cached_tokens),
+                cache_written: part(|details| details.cache_write_tokens),
             };
         }
         // Only one choice was asked for.
         let Some(choice) = chunk.choices.into_iter().next() else { return Ok(()) };
-        if let Some(text) = choice.delta.content.filter(|text| !text.is_empty()) {
+        let Delta { content, reasoning, reasoning_details, refusal, tool_calls } = choice.delta;
+        self.refused |= refusal.as_ref().is_some_and(|text| !text.is_empty());
+        for text in [content, refusal].into_iter().flatten().filter(|text| !text.is_empty()) {
             self.answer.text.push_str(&text);
             out.push(StreamEvent::Text(text));
         }
-        if let Some(text) = choice.delta.reasoning.filter(|text| !text.is_empty()) {
+        if let Some(text) = reasoning.filter(|text| !text.is_empty()) {
             out.push(StreamEvent::Reasoning(text));
         }
-        for delta in choice.delta.tool_calls.into_iter().flatten() {
+        for detail in reasoning_details.into_iter().flatten() {
+            self.detail(detail);
+        }
+        for delta in tool_calls.into_iter().flatten() {
             self.call(delta)?;
         }
         self.finished = choice.finish_reason.or(self.finished.take());
         Ok(())
+    }
+
+    /// Pieces of one detail, told by its index, are put together: what is sent back must be whole.
+    fn detail(&mut self, piece: Value) {
+        let same =
+            |known: &&mut Value| known["index"] == piece["index"] && known["type"] == piece["type"];
+        let Some(known) = self.details.last_mut().filter(same) else {
+            self.details.push(piece);
+            return;
+        };
+        let Value::Object(fields) = piece else { return };
+        for (name, value) in fields {
+            let joined = match (&known[&name], &value) {
+                (Value::String(old), Value::String(new))
+                    if matches!(name.as_str(), "text" | "summary" | "data") =>
+                {
+                    Value::String(format!("{old}{new}"))
+                }
+                (_, Value::Null) => continue,
+                _ => value,
+            };
+            known[&name] = joined;
+        }
     }
 
     fn call(&mut self, delta: CallDelta) -> Result<(), ModelError> {
@@ -174,14 +269,7 @@ impl Decoder {
             Some(_) => calls.len(),
             None => calls.len().saturating_sub(1),
         });
-        if index > calls.len() || index >= CALL_LIMIT {
-            return Err(ModelError::Broken(format!("tool call number {index} has no predecessor")));
-        }
-        if index == calls.len() {
-            let empty = String::new;
-            calls.push(ToolCall { id: empty(), name: empty(), arguments: empty() });
-        }
-        let call = &mut calls[index];
+        let call = numbered(calls, index)?;
         if let Some(id) = delta.id.filter(|id| !id.is_empty()) {
             call.id = id;
         }
@@ -191,29 +279,6 @@ impl Decoder {
         }
         Ok(())
     }
-
-    /// The answer, once the body has ended.
-    pub fn finish(mut self) -> Result<Answer, ModelError> {
-        if self.finished.is_none() && !self.ended {
-            return Err(ModelError::Broken(
-                "the connection closed before the answer was complete".into(),
-            ));
-        }
-        for (number, call) in self.answer.calls.iter_mut().enumerate() {
-            if call.id.is_empty() {
-                call.id = format!("call_{number}");
-            }
-        }
-        self.answer.cut = self.finished.as_deref() == Some("length");
-        Ok(self.answer)
-    }
-}
-
-/// The message in an error object, in any of the shapes that servers use.
-pub fn error_text(error: &Value) -> String {
-    let message = error.get("error").unwrap_or(error);
-    let text = message.get("message").unwrap_or(message);
-    text.as_str().map_or_else(|| text.to_string(), str::to_owned)
 }
 
 #[cfg(test)]
@@ -221,11 +286,11 @@ mod tests {
     use super::*;
 
     fn decode(chunks: &[Value]) -> Result<Answer, ModelError> {
-        let mut decoder = Decoder::default();
+        let mut stream = Api::Completions.stream();
         for chunk in chunks {
-            decoder.feed(format!("data: {chunk}\n\n").as_bytes())?;
+            stream.feed(format!("data: {chunk}\n\n").as_bytes())?;
         }
-        decoder.finish()
+        stream.finish()
     }
 
     #[test]
@@ -245,7 +310,7 @@ mod tests {
         .unwrap();
         assert_eq!(answer.calls[0].arguments, "{\"path\":1}");
         assert_eq!((answer.calls[1].id.as_str(), answer.calls.len()), ("b", 2));
-        assert_eq!(answer.usage, Usage { input: 5, output: 2, cached: 3 });
+        assert_eq!(answer.usage, Usage { input: 5, output: 2, cached: 3, cache_written: 0 });
     }
 
     #[test]
@@ -254,7 +319,7 @@ mod tests {
         assert!(matches!(decode(&[text]), Err(ModelError::Broken(_))));
         let error = decode(&[json!({"error": {"message": "overloaded"}})]).unwrap_err();
         assert!(error.to_string().contains("overloaded"));
-        assert!(Decoder::default().feed(b"data: {oops\n\n").is_err());
+        assert!(Api::Completions.stream().feed(b"data: {oops\n\n").is_err());
         let gap = json!({"choices": [{"delta": {"tool_calls": [{"index": 4}]}}]});
         assert!(decode(&[gap]).is_err());
     }
@@ -264,5 +329,52 @@ mod tests {
         let broken = ToolCall { id: "a".into(), name: "read".into(), arguments: "{\"pa".into() };
         let sent = call(&broken)["function"]["arguments"].as_str().unwrap().to_owned();
         assert!(serde_json::from_str::<Value>(&sent).unwrap().is_object());
+    }
+
+    #[test]
+    fn reasoning_details_are_put_together_and_sent_back() {
+        let part = |detail: Value| json!({"choices": [{"delta": {"reasoning_details": [detail]}}]});
+        let answer = decode(&[
+            part(json!({"type": "reasoning.text", "index": 0, "text": "I th"})),
+            part(json!({"type": "reasoning.text", "index": 0, "text": "ink", "signature": "s"})),
+            json!({"choices": [{"delta": {"content": "x"}, "finish_reason": "stop"}]}),
+        ])
+        .unwrap();
+        let whole =
+            json!({"type": "reasoning.text", "index": 0, "text": "I think", "signature": "s"});
+        let native = answer.native.clone();
+        assert_eq!(native.as_ref().unwrap().parts, std::slice::from_ref(&whole));
+        let back = entry(&Message::Assistant { text: "x".into(), calls: vec![], native }, None);
+        assert_eq!(back["reasoning_details"][0], whole);
+    }
+
+    #[test]
+    fn a_refusal_and_an_image_of_a_tool() {
+        let refused = json!({"choices": [{"delta": {"refusal": "no"}, "finish_reason": "stop"}]});
+        assert_eq!(decode(&[refused]).unwrap().stop, Stop::Refused);
+        let image = Attachment { media_type: "image/png".into(), data: "AA==".into() };
+        let tool = |id: &str, attachments| Message::Tool {
+            call_id: id.into(),
+            text: "an image".into(),
+            attachments,
+            failed: false,
+        };
+        let request = Request {
+            model: "m".into(),
+            messages: vec![tool("a", vec![image]), tool("b", Vec::new())],
+            tools: Vec::new(),
+            max_tokens: None,
+            temperature: None,
+            thinking: Thinking::High,
+            thinks: true,
+            window: None,
+            cache_key: None,
+        };
+        let body = body(&request);
+        let roles: Vec<_> = (0..3).map(|at| body["messages"][at]["role"].clone()).collect();
+        assert_eq!(roles, ["tool", "tool", "user"]);
+        let url = &body["messages"][2]["content"][1]["image_url"]["url"];
+        assert_eq!(url, "data:image/png;base64,AA==");
+        assert_eq!(body["reasoning_effort"], "high");
     }
 }

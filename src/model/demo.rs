@@ -66,7 +66,10 @@ fn calls(text: &str, calls: Vec<ToolCall>) -> Answer {
 
 fn result<'a>(turn: &'a [Message], id: &str) -> Option<&'a str> {
     turn.iter().find_map(|message| match message {
-        Message::Tool { call_id, text } if call_id == id => Some(text.as_str()),
+        // In a conversation that goes on, an id that was used before gets a number.
+        Message::Tool { call_id, text, .. } if call_id.split('_').next() == Some(id) => {
+            Some(text.as_str())
+        }
         _ => None,
     })
 }

@@ -1,5 +1,6 @@
 //! One call in, one decision out.
 
+use std::fmt;
 use std::path::{Component, Path, PathBuf};
 
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
@@ -20,6 +21,16 @@ pub enum Subject {
     Nothing,
     Path(Place),
     Command(String),
+}
+
+impl fmt::Display for Subject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Subject::Nothing => Ok(()),
+            Subject::Path(place) => write!(f, "{}", place.path.display()),
+            Subject::Command(text) => f.write_str(text),
+        }
+    }
 }
 
 /// A path after resolution: absolute, without links, `.` and `..`.
@@ -83,6 +94,11 @@ impl Judge {
 
     /// Deny beats everything; an asking rule beats an allowing one; the mode decides the rest.
     pub fn decide(&self, call: &Call) -> Decision {
+        self.decide_with(call, None)
+    }
+
+    /// The same if the user had one more allowing rule.
+    pub fn decide_with(&self, call: &Call, more: Option<&Rule>) -> Decision {
         let of_user = |action: Action| {
             self.rules.iter().find(|rule| rule.action == action && rule.fits(call))
         };
@@ -114,7 +130,7 @@ impl Judge {
         }
         let grantable =
             action != Action::Deny || self.policy.otherwise.grantable.contains(&call.tool);
-        if let Some(rule) = self.allowed(call).filter(|_| grantable) {
+        if let Some(rule) = self.allowed(call, more).filter(|_| grantable) {
             return Decision::Grant { rule };
         }
         if let Subject::Command(text) = &call.subject
@@ -129,9 +145,9 @@ impl Judge {
     }
 
     /// The rules of the user that allow a call: one that names it, or several that cover a command.
-    fn allowed(&self, call: &Call) -> Option<String> {
+    fn allowed(&self, call: &Call, more: Option<&Rule>) -> Option<String> {
         let allowing: Vec<&Rule> =
-            self.rules.iter().filter(|rule| rule.action == Action::Allow).collect();
+            self.rules.iter().chain(more).filter(|rule| rule.action == Action::Allow).collect();
         if let Some(rule) = allowing.iter().find(|rule| rule.fits(call)) {
             return Some(rule.to_string());
         }

@@ -37,8 +37,18 @@ pub enum RuleError {
     Glob(String, String),
 }
 
-pub(super) const TOOLS: [&str; 8] =
-    ["read", "write", "edit", "grep", "find_files", "list_dir", "bash", "todo_write"];
+pub(super) const TOOLS: [&str; 10] = [
+    "read",
+    "write",
+    "edit",
+    "grep",
+    "find_files",
+    "list_dir",
+    "bash",
+    "jobs",
+    "todo_write",
+    "task",
+];
 
 impl Rule {
     /// Parses `tool(pattern)` or `tool`. A relative path pattern is meant from `workspace`.

@@ -1,6 +1,8 @@
 //! From a tool call to its result: what does it touch, may it, and which worker does it.
 
-use std::os::fd::OwnedFd;
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -10,16 +12,22 @@ use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat2};
 use nix::sys::stat::Mode;
 use serde::Deserialize;
 use tokio::sync::Mutex;
-use zerostack_sandbox::{ChannelError, Enforced, Exit, StartError};
+use zerostack_sandbox::{ChannelError, Confinement, Enforced, Exit, StartError};
 
 use super::cells::{Cells, CommandRequest, FileWorker};
 use super::confine::{self, Extra, Rights};
 use super::host::Host;
+use super::jobs::Jobs;
+use super::outputs::{Capture, Outputs};
 use crate::agent::{ToolResult, ToolStatus};
-use crate::model::ToolCall;
-use crate::policy::{self, Decision, Judge, Place, Subject, WorkspaceView};
-use crate::tools::{BashArguments, Definition, Kind, definitions};
-use crate::wire::{Call, Fault, Found, Hello, Reply, SCAN, ScanFor, Target};
+use crate::model::{Attachment, ToolCall};
+use crate::policy::{self, Action, Decision, Judge, Place, Rule, Subject, WorkspaceView};
+use crate::session::Change;
+use crate::tools::{BashArguments, Definition, JobsArguments, Kind, definitions};
+use crate::wire::{
+    Before, COLLECT, Call, CollectWhat, Fault, Found, Hello, Output, RESTORE, Reply, Restore, SCAN,
+    ScanFor, Takes, Target,
+};
 
 const DEFAULT_SECONDS: u64 = 120;
 /// Longest path the kernel takes, bytes.
@@ -42,22 +50,76 @@ pub struct Broker {
     tools: Vec<Definition>,
     worker: Mutex<Option<FileWorker>>,
     enforced: Enforced,
+    options: Options,
+    jobs: Mutex<Jobs>,
+    /// Hashes of files as the model last saw them.
+    seen: RefCell<HashMap<PathBuf, String>>,
 }
 
+/// What a session wants of its tools.
+#[derive(Debug)]
+pub struct Options {
+    pub takes: Takes,
+    /// Files are edited by anchors.
+    pub hashed: bool,
+    pub outputs: Outputs,
+    pub seen: HashMap<PathBuf, String>,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        let (takes, hashed, seen) = Default::default();
+        Options { takes, hashed, outputs: Outputs::new(None), seen }
+    }
+}
+
+/// What a call has done.
+#[derive(Debug)]
+pub struct Executed {
+    pub result: ToolResult,
+    /// A file that is not what it was.
+    pub change: Option<Change>,
+    /// A file that the model has seen: path and hash.
+    pub seen: Option<(PathBuf, String)>,
+}
+
+impl From<ToolResult> for Executed {
+    fn from(result: ToolResult) -> Executed {
+        Executed { result, change: None, seen: None }
+    }
+}
+
+/// The arguments that the supervisor looks at.
 #[derive(Debug, Deserialize)]
-struct PathArgument {
+struct Page {
     path: Option<String>,
+    #[serde(default)]
+    offset: Option<usize>,
+    #[serde(default)]
+    limit: Option<usize>,
 }
 
 impl Broker {
     /// Starts the file worker, which also shows that this machine can confine.
-    pub async fn start(cells: Cells, judge: Judge, mut host: Host) -> Result<Broker, StartError> {
-        scan(&cells, judge.policy(), judge.groups(), judge.denied_globs("read"), &mut host).await?;
+    pub async fn start(
+        cells: Cells,
+        judge: Judge,
+        host: Host,
+        mut options: Options,
+    ) -> Result<Broker, StartError> {
         let worker = file_worker(&cells, &judge, &host, None).await?;
         let enforced = worker.enforced().clone();
-        let tools = definitions();
-        let broker =
-            Broker { cells, judge, host, tools, worker: Mutex::new(Some(worker)), enforced };
+        let broker = Broker {
+            cells,
+            judge,
+            host,
+            tools: definitions(options.hashed),
+            worker: Mutex::new(Some(worker)),
+            enforced,
+            jobs: Mutex::default(),
+            seen: RefCell::new(std::mem::take(&mut options.seen)),
+            options,
+        };
         broker.prepare();
         Ok(broker)
     }
@@ -84,6 +146,28 @@ impl Broker {
         &self.host
     }
 
+    /// What a tool needs.
+    pub fn kind(&self, name: &str) -> Option<Kind> {
+        self.tool(name).map(|tool| tool.kind)
+    }
+
+    /// The rule that would let exactly this call through, if any rule can.
+    pub fn exact_rule(&self, call: &ToolCall, subject: &Subject) -> Option<String> {
+        let text = match subject {
+            Subject::Command(command) => format!("{}({command})", call.name),
+            Subject::Path(place) => {
+                let path = place.path.strip_prefix(&self.host.workspace).unwrap_or(&place.path);
+                let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
+                format!("{}({})", call.name, globset::escape(path.to_str()?))
+            }
+            Subject::Nothing => call.name.clone(),
+        };
+        let rule = Rule::parse(Action::Allow, &text, &self.host.workspace).ok()?;
+        let call = policy::Call { tool: call.name.clone(), subject: subject.clone() };
+        let granted = self.judge.decide_with(&call, Some(&rule));
+        matches!(granted, Decision::Grant { .. } | Decision::Allow { .. }).then_some(text)
+    }
+
     fn tool(&self, name: &str) -> Option<&Definition> {
         self.tools.iter().find(|tool| tool.name == name)
     }
@@ -92,8 +176,10 @@ impl Broker {
     pub fn look_at(&self, call: &ToolCall) -> Result<Subject, String> {
         let kind = self.tool(&call.name).map(|tool| tool.kind).ok_or("there is no such tool")?;
         match kind {
-            Kind::Local => Ok(Subject::Nothing),
-            Kind::Command => bash_arguments(call).map(|bash| Subject::Command(bash.command)),
+            Kind::Local | Kind::Jobs | Kind::Task => Ok(Subject::Nothing),
+            Kind::Command => {
+                arguments::<BashArguments>(call).map(|bash| Subject::Command(bash.command))
+            }
             Kind::Reads | Kind::Walks | Kind::Changes => {
                 Ok(Subject::Path(self.host.resolve(&path_argument(call, kind)?)))
             }
@@ -105,34 +191,80 @@ impl Broker {
         self.judge.decide(&policy::Call { tool: call.name.clone(), subject: subject.clone() })
     }
 
+    /// What a call of `read` gets if it is about an output that was kept: no file of anybody's, and
+    /// shown before, in part.
+    pub fn kept_output(&self, call: &ToolCall) -> Option<ToolResult> {
+        if self.tool(&call.name)?.kind != Kind::Reads {
+            return None;
+        }
+        let page: Page = serde_json::from_str(&call.arguments).ok()?;
+        let text = self.options.outputs.read(&page.path?)?;
+        let text =
+            text.and_then(|text| crate::tools::read::page(&text, page.offset, page.limit, false));
+        Some(text.map_or_else(error, |text| ToolResult::new(ToolStatus::Ok, text)))
+    }
+
     /// Runs a call with the rights of `grant`. What it may really do is held by the worker it runs in.
-    pub async fn execute(&self, call: &ToolCall, subject: &Subject, grant: Grant) -> ToolResult {
+    pub async fn execute(&self, call: &ToolCall, subject: &Subject, grant: Grant) -> Executed {
         let kind = self.tool(&call.name).map(|tool| tool.kind);
         match (kind, subject) {
-            (Some(Kind::Command), _) => self.command(call, grant).await,
-            (Some(Kind::Local), _) => self.file_call(call, Target::Nothing, "", None).await,
-            (Some(kind), Subject::Path(place)) => self.path_call(call, kind, place, grant).await,
-            _ => error(format!("{} cannot be used like this.", call.name)),
+            (Some(Kind::Command), _) => self.command(call, grant).await.into(),
+            (Some(Kind::Jobs), _) => self.look_at_jobs(call).await.into(),
+            (Some(Kind::Local), _) => {
+                self.file_call(call, Target::Nothing, "", None, None).await.into()
+            }
+            (Some(kind), Subject::Path(place)) => {
+                let reply = self.path_call(call, kind, place, grant).await;
+                self.remember(place, reply)
+            }
+            _ => error(format!("{} cannot be used like this.", call.name)).into(),
         }
     }
 
+    /// Notes what the model has seen of a file and what a change has replaced.
+    fn remember(&self, place: &Place, reply: PathReply) -> Executed {
+        let PathReply { result, hash, before } = reply;
+        let change = before.zip(hash.clone()).map(|(Before(before), after)| Change {
+            path: place.path.clone(),
+            before,
+            after,
+        });
+        let seen = hash.map(|hash| (place.path.clone(), hash));
+        if let Some((path, hash)) = seen.clone() {
+            self.seen.borrow_mut().insert(path, hash);
+        }
+        Executed { result, change, seen }
+    }
+
+    async fn look_at_jobs(&self, call: &ToolCall) -> ToolResult {
+        let wanted = match arguments::<JobsArguments>(call) {
+            Ok(wanted) => wanted,
+            Err(message) => return error(message),
+        };
+        let mut jobs = self.jobs.lock().await;
+        let looked = match wanted.id {
+            None => Ok(jobs.list().await),
+            Some(id) => jobs.look(id, wanted.wait, wanted.stop).await,
+        };
+        looked.map_or_else(error, |text| ToolResult::new(ToolStatus::Ok, text))
+    }
+
     async fn command(&self, call: &ToolCall, grant: Grant) -> ToolResult {
-        let arguments = match bash_arguments(call) {
+        let arguments = match arguments::<BashArguments>(call) {
             Ok(arguments) => arguments,
             Err(message) => return error(message),
         };
         let policy = self.judge.policy();
         let rights = if grant == Grant::This { Rights::Granted } else { Rights::Unasked };
-        let view = confine::command_rights(policy, rights);
         let confinement = confine::command(policy, self.judge.groups(), &self.host, rights);
+        let argv = vec![b"bash".into(), b"-c".into(), arguments.command.clone().into_bytes()];
+        if arguments.background {
+            return self.in_background(&confinement, argv, arguments.command).await;
+        }
         let wanted = arguments.timeout.unwrap_or(DEFAULT_SECONDS).max(1);
         let seconds = wanted.min(policy.limits.seconds);
-        let request = CommandRequest {
-            confinement,
-            argv: vec![b"bash".into(), b"-c".into(), arguments.command.into_bytes()],
-            limit: Duration::from_secs(seconds),
-        };
-        match self.cells.run(request).await {
+        let request = CommandRequest { confinement, argv, limit: Duration::from_secs(seconds) };
+        match self.cells.run(request, Capture::new(&self.options.outputs)).await {
             Err(failure) => error(format!("The command was not started: {failure}")),
             Ok(end) => {
                 let ending = match end.exit {
@@ -140,7 +272,7 @@ impl Broker {
                     Some(Exit::Code(code)) => format!("(exit {code})"),
                     Some(Exit::Signal(signal)) => format!("(killed by signal {signal})"),
                 };
-                let copy = if view == WorkspaceView::Copy {
+                let copy = if confine::command_rights(policy, rights) == WorkspaceView::Copy {
                     "\n(It ran on a private copy: the workspace is unchanged.)"
                 } else {
                     ""
@@ -152,7 +284,32 @@ impl Broker {
                 } else {
                     ToolStatus::Error
                 };
-                ToolResult { status, text: format!("{}{line}{ending}{copy}", end.output) }
+                ToolResult::new(status, format!("{}{line}{ending}{copy}", end.output))
+            }
+        }
+    }
+
+    /// Starts a command that ends with the session at the latest. Its output goes to a file without a
+    /// name, so that it never waits for a reader.
+    async fn in_background(
+        &self,
+        confinement: &Confinement,
+        argv: Vec<Vec<u8>>,
+        command: String,
+    ) -> ToolResult {
+        let mut jobs = self.jobs.lock().await;
+        if !jobs.has_room() {
+            return error("Too many background commands are running; stop one first.".into());
+        }
+        let output = match tempfile::tempfile() {
+            Ok(output) => output,
+            Err(failure) => return error(format!("There is no room for its output: {failure}")),
+        };
+        match self.cells.begin(confinement, argv, output.as_fd()).await {
+            Err(failure) => error(format!("The command was not started: {failure}")),
+            Ok(running) => {
+                let id = jobs.add(command, running, output);
+                ToolResult::new(ToolStatus::Ok, format!("Background command {id} is running."))
             }
         }
     }
@@ -163,22 +320,25 @@ impl Broker {
         kind: Kind,
         place: &Place,
         grant: Grant,
-    ) -> ToolResult {
+    ) -> PathReply {
         let shown = path_argument(call, kind).unwrap_or_default();
         if grant == Grant::Unasked {
             return match self.target(&place.path) {
-                Some(target) => self.file_call(call, target, &shown, None).await,
+                Some(target) => self.file_call(call, target, &shown, Some(place), None).await,
                 None => error(format!(
                     "{shown}: No such file or directory: it is outside of what this mode's file worker sees."
-                )),
+                ))
+                .into(),
             };
         }
         match (grant_file(place, kind), kind) {
-            (Err(errno), _) => error(format!("{shown}: {}", std::io::Error::from(errno))),
-            (Ok(file), Kind::Walks) => self.walk_granted(call, place, &file, &shown).await,
+            (Err(errno), _) => error(format!("{shown}: {}", std::io::Error::from(errno))).into(),
+            (Ok(file), Kind::Walks) => self.walk_granted(call, place, &file, &shown).await.into(),
             // A file made for this stays, empty, if the worker then fails: removing it by name could
             // remove another one.
-            (Ok(file), _) => self.file_call(call, Target::Passed, &shown, Some(file)).await,
+            (Ok(file), _) => {
+                self.file_call(call, Target::Passed, &shown, Some(place), Some(file)).await
+            }
         }
     }
 
@@ -203,8 +363,8 @@ impl Broker {
         let below = place.path.strip_prefix(&extra.root).unwrap_or(Path::new(""));
         let path = below.as_os_str().as_bytes().to_vec();
         let target = Target::Beneath { root: number as u16, path };
-        match worker.call(&self.wire_call(call, target, shown), None).await {
-            Ok(reply) => tool_result(reply),
+        match worker.call(&self.wire_call(call, target, shown, None), None).await {
+            Ok(reply) => path_reply(reply).result,
             Err(failure) => error(format!("The worker failed: {failure}")),
         }
     }
@@ -218,13 +378,22 @@ impl Broker {
         Some(Target::Beneath { root: number as u16, path: below.as_os_str().as_bytes().to_vec() })
     }
 
-    fn wire_call(&self, call: &ToolCall, target: Target, shown: &str) -> Call {
+    fn wire_call(
+        &self,
+        call: &ToolCall,
+        target: Target,
+        shown: &str,
+        place: Option<&Place>,
+    ) -> Call {
         Call {
             tool: call.name.clone(),
             arguments: call.arguments.clone(),
             target,
             shown: shown.to_owned(),
             exclude: self.judge.denied_globs(&call.name),
+            seen: place.and_then(|place| self.seen.borrow().get(&place.path).cloned()),
+            takes: self.options.takes,
+            hashed: self.options.hashed,
         }
     }
 
@@ -233,54 +402,106 @@ impl Broker {
         call: &ToolCall,
         target: Target,
         shown: &str,
+        place: Option<&Place>,
         granted: Option<OwnedFd>,
-    ) -> ToolResult {
-        self.answer(&self.wire_call(call, target, shown), granted).await
+    ) -> PathReply {
+        self.answer(&self.wire_call(call, target, shown, place), granted).await
     }
 
     /// Asks the long-lived worker; one that fails is killed and a new one started for the next call.
-    async fn answer(&self, call: &Call, granted: Option<OwnedFd>) -> ToolResult {
+    async fn answer(&self, call: &Call, granted: Option<OwnedFd>) -> PathReply {
         let mut slot = self.worker.lock().await;
         let worker = match slot.take() {
             Some(worker) => worker,
             None => match file_worker(&self.cells, &self.judge, &self.host, None).await {
                 Ok(worker) => worker,
-                Err(failure) => return error(format!("No worker could be started: {failure}")),
+                Err(failure) => {
+                    return error(format!("No worker could be started: {failure}")).into();
+                }
             },
         };
         match worker.call(call, granted).await {
             Ok(reply) => {
                 *slot = Some(worker);
-                tool_result(reply)
+                path_reply(reply)
             }
             Err(failure) => {
-                error(format!("The worker failed: {failure}. A new one takes its place."))
+                error(format!("The worker failed: {failure}. A new one takes its place.")).into()
             }
+        }
+    }
+
+    /// Takes a change back, with the rights of the un-asked worker: the file as the tool left it
+    /// becomes what it was before.
+    pub async fn restore(&self, change: &Change) -> Result<String, String> {
+        let shown = change.path.strip_prefix(&self.host.workspace).unwrap_or(&change.path);
+        let shown = shown.display().to_string();
+        let target =
+            self.target(&change.path).ok_or(format!("{shown} is out of reach in this mode"))?;
+        let wanted = Restore { text: change.before.clone(), expected: change.after.clone() };
+        let arguments = serde_json::to_string(&wanted).map_err(|error| error.to_string())?;
+        let reply = self.answer(&Call::internal(RESTORE, arguments, target, shown), None).await;
+        match reply.result.status {
+            ToolStatus::Ok => Ok(reply.result.text),
+            _ => Err(reply.result.text),
         }
     }
 }
 
-fn error(text: String) -> ToolResult {
-    ToolResult { status: ToolStatus::Error, text }
+/// A worker's reply about one path.
+#[derive(Debug)]
+struct PathReply {
+    result: ToolResult,
+    hash: Option<String>,
+    before: Option<Before>,
 }
 
-fn tool_result(reply: Reply) -> ToolResult {
-    match reply {
-        Reply::Done(output) => ToolResult { status: ToolStatus::Ok, text: output.text },
-        Reply::Failed(Fault { message, .. }) => error(message),
-        Reply::Found(_) => error("The worker answered another question.".into()),
+impl From<ToolResult> for PathReply {
+    fn from(result: ToolResult) -> PathReply {
+        PathReply { result, hash: None, before: None }
     }
 }
 
-fn bash_arguments(call: &ToolCall) -> Result<BashArguments, String> {
-    serde_json::from_str(&call.arguments)
-        .map_err(|error| format!("the arguments of bash are wrong: {error}"))
+impl From<PathReply> for Executed {
+    fn from(reply: PathReply) -> Executed {
+        reply.result.into()
+    }
+}
+
+fn error(text: String) -> ToolResult {
+    ToolResult::new(ToolStatus::Error, text)
+}
+
+fn path_reply(reply: Reply) -> PathReply {
+    match reply {
+        Reply::Done(Output { text, attachment, hash, before, .. }) => {
+            let attachments = attachment
+                .map(|(media_type, data)| Attachment { media_type, data })
+                .into_iter()
+                .collect();
+            PathReply {
+                result: ToolResult { status: ToolStatus::Ok, text, attachments },
+                hash,
+                before,
+            }
+        }
+        Reply::Failed(Fault { message, hash, .. }) => {
+            PathReply { result: error(message), hash, before: None }
+        }
+        Reply::Found(_) | Reply::Collected(_) => {
+            error("The worker answered another question.".into()).into()
+        }
+    }
+}
+
+fn arguments<T: serde::de::DeserializeOwned>(call: &ToolCall) -> Result<T, String> {
+    let text = if call.arguments.trim().is_empty() { "{}" } else { &call.arguments };
+    serde_json::from_str(text)
+        .map_err(|error| format!("the arguments of {} are wrong: {error}", call.name))
 }
 
 fn path_argument(call: &ToolCall, kind: Kind) -> Result<String, String> {
-    let text = if call.arguments.trim().is_empty() { "{}" } else { &call.arguments };
-    let argument: PathArgument = serde_json::from_str(text)
-        .map_err(|error| format!("the arguments of {} are wrong: {error}", call.name))?;
+    let argument: Page = arguments(call)?;
     match argument.path {
         Some(path) if path.contains('\0') => Err("the path has a NUL byte".into()),
         Some(path) if path.len() > PATH_LIMIT => Err("the path is too long".into()),
@@ -341,44 +562,72 @@ async fn file_worker(
     FileWorker::start(cells, &confinement, &hello).await
 }
 
-/// Finds the names in the workspace and the added directories that need protection, in a worker that
-/// sees only those and cannot change them.
+/// Small files of the project that concern zerostack: what it is told about the project, and what the
+/// project wants to set. Outer directories first.
+pub type Collected = Vec<(PathBuf, String)>;
+
+/// Finds the names in the workspace and the added directories that need protection, and reads the
+/// files of `wanted` (relative paths), in a worker that sees only those and cannot change them.
 pub async fn scan(
     cells: &Cells,
     policy: &policy::Policy,
     groups: &policy::Groups,
     denied: Vec<String>,
     host: &mut Host,
-) -> Result<(), StartError> {
-    let confinement = confine::scanner(policy, groups, host);
-    let hello = Hello { roots: host.roots.iter().map(|root| root.path.clone()).collect() };
+    wanted: &[String],
+) -> Result<Collected, StartError> {
+    let above = if wanted.is_empty() { Vec::new() } else { host.directories_above() };
+    let confinement = confine::scanner(policy, groups, host, &above, wanted);
+    let roots = host.roots.iter().map(|root| root.path.clone());
+    let hello = Hello { roots: roots.chain(above.iter().cloned()).collect() };
     let worker = FileWorker::start(cells, &confinement, &hello).await?;
     let names = &groups.secrets.workspace;
     let (secrets, except) = (names.names.clone(), names.except.clone());
-    let wanted = ScanFor { secrets, except, denied };
-    let arguments = serde_json::to_string(&wanted)
-        .map_err(|_| ChannelError::Malformed("the scan cannot be asked for"))?;
+    let arguments = encoded(&ScanFor { secrets, except, denied })?;
+    let root_call = |tool: &str, arguments: &str, number: usize, shown: &Path| {
+        let target = Target::Beneath { root: number as u16, path: Vec::new() };
+        Call::internal(tool, arguments.to_owned(), target, shown.display().to_string())
+    };
+    let count = host.roots.len();
     for (number, root) in host.roots.iter_mut().enumerate() {
-        let call = Call {
-            tool: SCAN.into(),
-            arguments: arguments.clone(),
-            target: Target::Beneath { root: number as u16, path: Vec::new() },
-            shown: root.path.display().to_string(),
-            exclude: Vec::new(),
-        };
+        let call = root_call(SCAN, &arguments, number, &root.path);
         root.found = match worker.call(&call, None).await? {
             Reply::Found(found) => checked(found),
             _ => return Err(ChannelError::Malformed("the scan failed").into()),
         };
     }
-    Ok(())
+    let mut collected = Vec::new();
+    if wanted.is_empty() {
+        return Ok(collected);
+    }
+    let arguments = encoded(&CollectWhat { paths: wanted.to_vec() })?;
+    let outer = above.iter().enumerate().map(|(at, path)| (count + at, path));
+    for (number, path) in outer.chain([(0, &host.workspace)]) {
+        // A directory above in which nothing was found is not there at all.
+        if let Reply::Collected(found) =
+            worker.call(&root_call(COLLECT, &arguments, number, path), None).await?
+        {
+            let inside = |(name, _): &(PathBuf, String)| is_below(name);
+            collected.extend(
+                found.into_iter().filter(inside).map(|(name, text)| (path.join(name), text)),
+            );
+        }
+    }
+    Ok(collected)
+}
+
+fn encoded<T: serde::Serialize>(question: &T) -> Result<String, StartError> {
+    serde_json::to_string(question)
+        .map_err(|_| ChannelError::Malformed("a question cannot be asked").into())
+}
+
+fn is_below(path: &Path) -> bool {
+    path.components().all(|part| matches!(part, std::path::Component::Normal(_)))
 }
 
 /// A worker's paths are not trusted to stay inside.
 fn checked(mut found: Found) -> Found {
-    let inside = |path: &PathBuf| {
-        path.components().all(|part| matches!(part, std::path::Component::Normal(_)))
-    };
+    let inside = |path: &PathBuf| is_below(path);
     for list in [&mut found.secrets, &mut found.git, &mut found.sockets] {
         list.retain(inside);
     }

@@ -2,7 +2,6 @@
 //! a cell says is treated as hostile: caps, time-outs, and a cell that breaks the protocol is killed.
 
 use std::cell::RefCell;
-use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, Instant};
@@ -17,6 +16,7 @@ use zerostack_sandbox::{
     Stdio,
 };
 
+use super::outputs::Capture;
 use crate::wire::{Call, Hello, Reply};
 
 /// A cell that is not confined by then will not be.
@@ -25,9 +25,6 @@ const START_LIMIT: Duration = Duration::from_secs(20);
 const CALL_LIMIT: Duration = Duration::from_secs(120);
 /// How long an answer is waited for without going to sleep.
 const SOON: Duration = Duration::from_micros(100);
-/// How much of a command's output is kept at each end, bytes.
-const OUTPUT_HEAD: usize = 12 * 1024;
-const OUTPUT_TAIL: usize = 20 * 1024;
 
 /// The way to start cells.
 #[derive(Debug)]
@@ -123,17 +120,19 @@ impl Cells {
     }
 
     /// Runs a command to its end. Dropping the future kills it.
-    pub async fn run(&self, request: CommandRequest) -> Result<CommandEnd, StartError> {
+    pub(super) async fn run(
+        &self,
+        request: CommandRequest,
+        mut capture: Capture<'_>,
+    ) -> Result<CommandEnd, StartError> {
         let (output, input) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)
             .map_err(|errno| ChannelError::Os(errno.into()))?;
-        let running = self.command_cell(&request.confinement).await?;
-        running.cell.run(request.argv, Stdio::Output, &[input.as_fd(), input.as_fd()])?;
+        let running = self.begin(&request.confinement, request.argv, input.as_fd()).await?;
         drop(input);
         self.prepare(&request.confinement);
-        let mut kept = Kept::default();
         let reader = pipe::Receiver::from_owned_fd(output).map_err(ChannelError::Os)?;
         let both = async {
-            let (_, exit) = tokio::join!(kept.fill(reader), running.exit());
+            let (_, exit) = tokio::join!(fill(&mut capture, reader), running.exit());
             exit
         };
         let exit = match timeout(request.limit, both).await {
@@ -143,7 +142,26 @@ impl Cells {
                 None
             }
         };
-        Ok(CommandEnd { exit, output: kept.text() })
+        Ok(CommandEnd { exit, output: capture.text() })
+    }
+
+    /// Starts a command whose output and errors go to `output`.
+    pub(super) async fn begin(
+        &self,
+        confinement: &Confinement,
+        argv: Vec<Vec<u8>>,
+        output: BorrowedFd<'_>,
+    ) -> Result<Running, StartError> {
+        let running = self.command_cell(confinement).await?;
+        running.cell.run(argv, Stdio::Output, &[output, output])?;
+        Ok(running)
+    }
+}
+
+async fn fill(capture: &mut Capture<'_>, mut from: pipe::Receiver) {
+    let mut buffer = vec![0; 16 * 1024];
+    while let Ok(length @ 1..) = from.read(&mut buffer).await {
+        capture.add(&buffer[..length]);
     }
 }
 
@@ -193,7 +211,7 @@ impl Running {
     }
 
     /// Waits for the end of a command.
-    async fn exit(&self) -> Result<Exit, StartError> {
+    pub(super) async fn exit(&self) -> Result<Exit, StartError> {
         loop {
             return match self.recv().await {
                 Ok(Report::Running) => continue,
@@ -205,42 +223,6 @@ impl Running {
                 Err(error) => Err(error.into()),
             };
         }
-    }
-}
-
-/// The head and the tail of an output.
-#[derive(Debug, Default)]
-struct Kept {
-    head: Vec<u8>,
-    tail: VecDeque<u8>,
-    dropped: usize,
-}
-
-impl Kept {
-    async fn fill(&mut self, mut from: pipe::Receiver) {
-        let mut buffer = vec![0; 16 * 1024];
-        while let Ok(length @ 1..) = from.read(&mut buffer).await {
-            self.add(&buffer[..length]);
-        }
-    }
-
-    fn add(&mut self, bytes: &[u8]) {
-        let room = OUTPUT_HEAD - self.head.len();
-        let (head, rest) = bytes.split_at(room.min(bytes.len()));
-        self.head.extend_from_slice(head);
-        self.tail.extend(rest);
-        let excess = self.tail.len().saturating_sub(OUTPUT_TAIL);
-        self.tail.drain(..excess);
-        self.dropped += excess;
-    }
-
-    fn text(&mut self) -> String {
-        let tail = self.tail.make_contiguous();
-        if self.dropped == 0 {
-            return String::from_utf8_lossy(&[&self.head, &*tail].concat()).into_owned();
-        }
-        let (head, tail) = (String::from_utf8_lossy(&self.head), String::from_utf8_lossy(tail));
-        format!("{head}\n… {} bytes left out …\n{tail}", self.dropped)
     }
 }
 

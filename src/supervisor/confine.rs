@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use nix::sys::stat::{SFlag, fstat};
@@ -110,9 +111,23 @@ pub fn file_worker(
 }
 
 /// The confinement of the worker that looks for names to protect: it must see them, so it can do
-/// nothing but list.
-pub fn scanner(policy: &Policy, groups: &Groups, host: &Host) -> Confinement {
+/// nothing but list and read. Of the directories `above` it sees the files of `wanted` alone.
+pub fn scanner(
+    policy: &Policy,
+    groups: &Groups,
+    host: &Host,
+    above: &[PathBuf],
+    wanted: &[String],
+) -> Confinement {
     let mut view = View::new(policy, groups, host);
+    for path in above.iter().flat_map(|directory| wanted.iter().map(|name| directory.join(name))) {
+        if let Ok(facts) = std::fs::symlink_metadata(&path)
+            && facts.is_file()
+        {
+            let identity = Identity { device: facts.dev(), inode: facts.ino() };
+            view.mounts.push(tree(&path, Some(identity), Access::ReadOnly));
+        }
+    }
     view.workspace(WorkspaceView::ReadOnly, Git::ReadOnly);
     let calls = Syscalls { exec: false, sockets: false, personality: false };
     view.finish("/".into(), Network::None, calls, Vec::new())

@@ -65,6 +65,24 @@ impl Host {
         Host::at(&workspace, environment, added)
     }
 
+    /// Where sessions are kept, for whoever needs nothing else of the host.
+    pub fn sessions_of(
+        environment: impl Iterator<Item = (OsString, OsString)>,
+    ) -> Result<PathBuf, HostError> {
+        let mut data = None;
+        let mut home = None;
+        for (name, value) in environment {
+            let path = Some(PathBuf::from(value)).filter(|path| path.is_absolute());
+            match name.to_str() {
+                Some("XDG_DATA_HOME") => data = path,
+                Some("HOME") => home = path,
+                _ => {}
+            }
+        }
+        let home = home.ok_or(HostError::NoHome)?;
+        Ok(data.unwrap_or(home.join(".local/share")).join("zerostack/sessions"))
+    }
+
     /// The same for another workspace.
     pub fn at(
         workspace: &Path,
@@ -108,6 +126,32 @@ impl Host {
     /// Where the user's configuration of zerostack is.
     pub fn configuration(&self) -> &Path {
         &self.own[0]
+    }
+
+    /// Where sessions are kept.
+    pub fn sessions(&self) -> PathBuf {
+        self.own[1].join("sessions")
+    }
+
+    /// Where it is kept what was trusted.
+    pub fn trust_file(&self) -> PathBuf {
+        self.own[1].join("trust.json")
+    }
+
+    /// The directories from the repository's top down to the workspace, it left out. None of them is
+    /// the home directory or above it.
+    pub fn directories_above(&self) -> Vec<PathBuf> {
+        let mut above = Vec::new();
+        let mut found = self.workspace.join(".git").exists();
+        for directory in self.workspace.ancestors().skip(1) {
+            if found || self.home.starts_with(directory) {
+                break;
+            }
+            above.push(directory.to_owned());
+            found = directory.join(".git").exists();
+        }
+        above.reverse();
+        if found { above } else { Vec::new() }
     }
 
     /// What a path from the model means: absolute, links resolved as far as it exists. Only the

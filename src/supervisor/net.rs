@@ -1,19 +1,21 @@
 //! The only HTTP client, and the other two places an answer can come from: the demo and a recording.
 
+use std::cell::RefCell;
 use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER};
+use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
 use reqwest::{Response, StatusCode, redirect};
 use serde_json::Value;
 
 use super::vault::Key;
-use crate::model::providers::is_local;
+use crate::model::protocol::is_too_long;
+use crate::model::providers::Provider;
 use crate::model::tape::{Exchange, Tape};
-use crate::model::{Answer, ModelError, Request, StreamEvent, chat, demo};
+use crate::model::{Answer, ModelError, Request, StreamEvent, demo, error_text};
 
 const TRIES: u32 = 4;
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
@@ -27,35 +29,35 @@ const ERROR_LIMIT: usize = 16 * 1024;
 /// Where answers come from.
 #[derive(Debug)]
 pub enum Backend {
-    Http(Network),
+    Http(Box<Network>),
     Demo,
-    Replay(Tape),
+    Replay(RefCell<Tape>),
 }
 
 impl Backend {
     /// One answer. `tell` is called with each part as it comes.
     pub async fn answer(
-        &mut self,
+        &self,
         request: &Request,
         tell: &mut dyn FnMut(StreamEvent),
     ) -> Result<Answer, ModelError> {
         let answer = match self {
             Backend::Http(network) => return network.answer(request, tell).await,
             Backend::Demo => demo::answer(request),
-            Backend::Replay(tape) => tape.next(request)?,
+            Backend::Replay(tape) => tape.borrow_mut().next(request)?,
         };
         tell(StreamEvent::Text(answer.text.clone()));
         Ok(answer)
     }
 }
 
-/// A server that speaks chat completions.
+/// A server that answers over HTTP.
 #[derive(Debug)]
 pub struct Network {
     client: reqwest::Client,
-    url: String,
+    provider: Provider,
+    headers: HeaderMap,
     key: Option<Key>,
-    key_variable: Option<&'static str>,
 }
 
 /// An attempt that failed, and whether another one makes sense.
@@ -66,35 +68,35 @@ struct Attempt {
 }
 
 impl Network {
+    /// `environment` is what `${VAR}` in a header means.
     pub fn new(
-        base_url: &str,
+        provider: Provider,
         key: Option<Key>,
-        key_variable: Option<&'static str>,
+        environment: &[(String, String)],
     ) -> Result<Network, ModelError> {
         let unusable = |error: &dyn std::fmt::Display| ModelError::Unreachable {
-            url: base_url.to_owned(),
+            url: provider.base_url.clone(),
             reason: error.to_string(),
         };
-        let url = reqwest::Url::parse(base_url).map_err(|error| unusable(&error))?;
+        let url = reqwest::Url::parse(&provider.base_url).map_err(|error| unusable(&error))?;
         if !matches!(url.scheme(), "http" | "https") {
             return Err(unusable(&"the address must begin with http:// or https://"));
         }
+        let silence = provider.timeout.map_or(SILENCE_LIMIT, Duration::from_secs);
         let mut client = reqwest::Client::builder()
             .tls_backend_preconfigured(tls(url.scheme() == "https")?)
             .redirect(redirect::Policy::none())
             .connect_timeout(CONNECT_LIMIT)
-            .read_timeout(SILENCE_LIMIT)
+            .read_timeout(silence)
             .user_agent(concat!("zerostack/", env!("CARGO_PKG_VERSION")));
-        if is_local(base_url) {
+        if provider.is_local() {
             // A proxy would see what is meant to stay on this machine.
             client = client.no_proxy();
         }
-        Ok(Network {
-            client: client.build().map_err(|error| unusable(&error))?,
-            url: format!("{}/chat/completions", base_url.trim_end_matches('/')),
-            key,
-            key_variable,
-        })
+        let client = client.build().map_err(|error| unusable(&error))?;
+        let headers =
+            headers(&provider, key.as_ref(), environment).map_err(|why| unusable(&why))?;
+        Ok(Network { client, provider, headers, key })
     }
 
     async fn answer(
@@ -102,11 +104,16 @@ impl Network {
         request: &Request,
         tell: &mut dyn FnMut(StreamEvent),
     ) -> Result<Answer, ModelError> {
-        let body = chat::body(request).to_string();
+        let mut body = self.provider.api.body(request);
+        for (name, value) in &self.provider.extra_body {
+            body[name] = value.clone();
+        }
+        let body = body.to_string();
+        let url = format!("{}/{}", self.provider.base_url, self.provider.api.path(&request.model));
         let mut pause = FIRST_PAUSE;
         let mut number = 1;
         loop {
-            match self.attempt(&body, &request.model, tell).await {
+            match self.attempt(&url, &body, &request.model, tell).await {
                 Ok(answer) => return Ok(answer),
                 Err(attempt) if attempt.again && number < TRIES => {
                     tokio::time::sleep(attempt.after.unwrap_or(pause).min(LONGEST_PAUSE)).await;
@@ -120,25 +127,23 @@ impl Network {
 
     async fn attempt(
         &self,
+        url: &str,
         body: &str,
         model: &str,
         tell: &mut dyn FnMut(StreamEvent),
     ) -> Result<Answer, Attempt> {
-        let mut post = self.client.post(&self.url).header(CONTENT_TYPE, "application/json");
-        if let Some(key) = &self.key {
-            post = post.header(AUTHORIZATION, key.bearer());
-        }
+        let post = self.client.post(url).headers(self.headers.clone());
         let response = match post.body(body.to_owned()).send().await {
             Ok(response) => response,
             Err(error) => {
-                let again = !(error.is_connect() && is_local(&self.url));
+                let again = !(error.is_connect() && self.provider.is_local());
                 let reason = self.redacted(&deepest(&error));
-                let error = ModelError::Unreachable { url: self.url.clone(), reason };
+                let error = ModelError::Unreachable { url: url.to_owned(), reason };
                 return Err(Attempt { error, again, after: None });
             }
         };
         if response.status() != StatusCode::OK {
-            return Err(self.refused(response, model).await);
+            return Err(self.refused(url, response, model).await);
         }
         self.stream(response, tell).await
     }
@@ -148,27 +153,27 @@ impl Network {
         response: Response,
         tell: &mut dyn FnMut(StreamEvent),
     ) -> Result<Answer, Attempt> {
-        let mut decoder = chat::Decoder::default();
+        let mut stream = self.provider.api.stream();
         let mut told = false;
         let mut body = response.bytes_stream();
         while let Some(bytes) = body.next().await {
             let again = |error| Attempt { error, again: !told, after: None };
             let bytes = bytes
                 .map_err(|error| again(ModelError::Broken(self.redacted(&deepest(&error)))))?;
-            let events = decoder.feed(&bytes).map_err(|error| Attempt {
+            let events = stream.feed(&bytes).map_err(|error| Attempt {
                 error,
                 again: false,
                 after: None,
             })?;
-            for event in events {
+            for event in joined(events) {
                 told = true;
                 tell(event);
             }
         }
-        decoder.finish().map_err(|error| Attempt { error, again: !told, after: None })
+        stream.finish().map_err(|error| Attempt { error, again: !told, after: None })
     }
 
-    async fn refused(&self, response: Response, model: &str) -> Attempt {
+    async fn refused(&self, url: &str, response: Response, model: &str) -> Attempt {
         let status = response.status();
         let after = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok());
         let after = after.and_then(|text| text.trim().parse().ok()).map(Duration::from_secs);
@@ -183,12 +188,16 @@ impl Network {
         }
         let text = String::from_utf8_lossy(&text);
         let message = match serde_json::from_str::<Value>(&text) {
-            Ok(error) => chat::error_text(&error),
+            Ok(error) => error_text(&error),
             Err(_) => text.chars().take(300).collect(),
         };
+        if matches!(status.as_u16(), 400 | 413 | 422 | 500) && is_too_long(&message) {
+            let error = ModelError::TooLong(self.redacted(&message));
+            return Attempt { error, again: false, after: None };
+        }
         let error = ModelError::Refused {
             status: status.as_u16(),
-            url: self.url.clone(),
+            url: url.to_owned(),
             message: self.redacted(&message),
             hint: self.hint(status, model),
         };
@@ -197,7 +206,7 @@ impl Network {
     }
 
     fn hint(&self, status: StatusCode, model: &str) -> Option<String> {
-        let hint = match (status.as_u16(), self.key_variable) {
+        let hint = match (status.as_u16(), &self.provider.key_variable) {
             (401 | 403, Some(name)) => format!("The key was not accepted: check {name}."),
             (402, _) => "The account has no credit left.".into(),
             (404, _) => {
@@ -219,6 +228,69 @@ impl Network {
     fn redacted(&self, text: &str) -> String {
         self.key.as_ref().map_or_else(|| text.to_owned(), |key| key.redact(text))
     }
+}
+
+/// Pieces that came together are told together.
+fn joined(events: Vec<StreamEvent>) -> Vec<StreamEvent> {
+    let mut out: Vec<StreamEvent> = Vec::new();
+    for event in events {
+        match (out.last_mut(), event) {
+            (Some(StreamEvent::Text(text)), StreamEvent::Text(more))
+            | (Some(StreamEvent::Reasoning(text)), StreamEvent::Reasoning(more)) => {
+                text.push_str(&more);
+            }
+            (_, event) => out.push(event),
+        }
+    }
+    out
+}
+
+/// What every request carries: content type, key, the protocol's own headers and the user's.
+fn headers(
+    provider: &Provider,
+    key: Option<&Key>,
+    environment: &[(String, String)],
+) -> Result<HeaderMap, String> {
+    let mut headers = HeaderMap::new();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    let api = provider.api;
+    for (name, value) in api.headers() {
+        headers.insert(HeaderName::from_static(name), HeaderValue::from_static(value));
+    }
+    if let Some(key) = key {
+        let (name, before) = api.key_header();
+        let mut value =
+            key.header(before).map_err(|_| "the key has characters that no header can carry")?;
+        value.set_sensitive(true);
+        headers.insert(HeaderName::from_static(name), value);
+    }
+    for (name, text) in &provider.headers {
+        let value = filled(text, environment)?;
+        let name =
+            HeaderName::try_from(name).map_err(|_| format!("{name:?} is no name of a header"))?;
+        let wrong =
+            format!("the value of the header {name} has characters that no header can carry");
+        let mut value = HeaderValue::try_from(value).map_err(|_| wrong)?;
+        value.set_sensitive(true);
+        headers.insert(name, value);
+    }
+    Ok(headers)
+}
+
+/// A text with every `${VAR}` replaced by that variable.
+fn filled(text: &str, environment: &[(String, String)]) -> Result<String, String> {
+    let mut filled = String::new();
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once("${") {
+        let (name, after) = after.split_once('}').ok_or(format!("{text:?} has ${{ without }}"))?;
+        let value = environment.iter().find(|(known, _)| known == name);
+        let (_, value) =
+            value.ok_or(format!("a header needs the variable {name}, which is not set"))?;
+        filled.push_str(before);
+        filled.push_str(value);
+        rest = after;
+    }
+    Ok(filled + rest)
 }
 
 /// The innermost reason, which is the one that says something.
@@ -266,5 +338,18 @@ impl Recorder {
         let line = serde_json::to_string(exchange)?;
         writeln!(self.0, "{line}")?;
         self.0.flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::filled;
+
+    #[test]
+    fn variables_in_headers_are_filled_or_an_error() {
+        let environment = [("A".to_owned(), "x".to_owned())];
+        assert_eq!(filled("k ${A}${A}.", &environment).unwrap(), "k xx.");
+        assert!(filled("${B}", &environment).unwrap_err().contains("variable B"));
+        assert!(filled("${A", &environment).is_err());
     }
 }

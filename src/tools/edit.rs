@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::{Outcome, Roots, arguments, diff, fault, place};
-use crate::wire::{Call, Output};
+use crate::wire::Call;
 
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -34,6 +34,7 @@ pub fn run(call: &Call, roots: &Roots, passed: Option<OwnedFd>) -> Outcome {
     let Some(before) = file.before.clone() else {
         return Err(fault(format!("{} does not exist or is empty; use write", call.shown)));
     };
+    file.check(roots)?;
     let mut after = before.clone();
     for (number, edit) in arguments.edits.iter().enumerate() {
         after = apply(&after, edit).map_err(|why| {
@@ -42,7 +43,7 @@ pub fn run(call: &Call, roots: &Roots, passed: Option<OwnedFd>) -> Outcome {
     }
     file.replace(&after)?;
     let changes = diff(&call.shown, &before, &after);
-    Ok(Output { text: changes.clone(), diff: Some(changes) })
+    Ok(file.made(roots, &after, changes.clone(), changes))
 }
 
 fn apply(text: &str, edit: &Edit) -> Result<String, String> {

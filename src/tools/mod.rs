@@ -4,9 +4,11 @@
 mod edit;
 mod find;
 mod grep;
+mod hashedit;
+mod internal;
 mod list;
 mod place;
-mod read;
+pub mod read;
 mod scan;
 mod todo;
 mod walk;
@@ -18,7 +20,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::wire::{Call, Fault, Output, Reply, SCAN};
+use crate::wire::{COLLECT, Call, Fault, Output, RESTORE, Reply, SCAN};
 
 pub use place::Roots;
 
@@ -33,6 +35,10 @@ pub enum Kind {
     Changes,
     /// Runs a command.
     Command,
+    /// Looks at commands that run in the background.
+    Jobs,
+    /// Starts a sub-agent.
+    Task,
     /// Touches nothing.
     Local,
 }
@@ -56,18 +62,54 @@ pub struct BashArguments {
     /// Seconds before it is killed, default 120.
     #[serde(default)]
     pub timeout: Option<u64>,
+    /// Run on while you go on; see jobs.
+    #[serde(default)]
+    pub background: bool,
+}
+
+/// Background commands.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct JobsArguments {
+    /// Which one; without it, all are listed.
+    #[serde(default)]
+    pub id: Option<u64>,
+    #[serde(default)]
+    pub stop: bool,
+    /// Seconds to wait for its end, at most 120.
+    #[serde(default)]
+    pub wait: Option<u64>,
+}
+
+/// A sub-agent.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TaskArguments {
+    /// All it needs to know; it sees nothing of this conversation.
+    pub prompt: String,
+    /// Let it change files and run commands; else it only reads.
+    #[serde(default)]
+    pub full: bool,
 }
 
 /// All tools, in the order the model sees them.
-pub fn definitions() -> Vec<Definition> {
-    vec![
-        define::<read::Arguments>("read", Kind::Reads, "Read a text file with line numbers."),
-        define::<write::Arguments>("write", Kind::Changes, "Create a file or replace all of it."),
-        define::<edit::Arguments>(
+pub fn definitions(hashed: bool) -> Vec<Definition> {
+    let edit = match hashed {
+        false => define::<edit::Arguments>(
             "edit",
             Kind::Changes,
             "Replace exact, unique pieces of a file. Read it first.",
         ),
+        true => define::<hashedit::Arguments>(
+            "edit",
+            Kind::Changes,
+            "Replace lines of a file by their anchors. Read it first.",
+        ),
+    };
+    vec![
+        define::<read::Arguments>("read", Kind::Reads, "Read a text file with line numbers."),
+        define::<write::Arguments>("write", Kind::Changes, "Create a file or replace all of it."),
+        edit,
         define::<grep::Arguments>(
             "grep",
             Kind::Walks,
@@ -82,9 +124,15 @@ pub fn definitions() -> Vec<Definition> {
         define::<BashArguments>(
             "bash",
             Kind::Command,
-            "Run a command in the workspace, in a sandbox without network. Output is cut in the middle.",
+            "Run a command in the workspace, in a sandbox without network. Long output is cut in the middle.",
         ),
+        define::<JobsArguments>("jobs", Kind::Jobs, "List, read or stop background commands."),
         define::<todo::Arguments>("todo_write", Kind::Local, "Replace your list of steps."),
+        define::<TaskArguments>(
+            "task",
+            Kind::Task,
+            "Give a piece of work to a sub-agent; several at once run in parallel. You get its report.",
+        ),
     ]
 }
 
@@ -119,11 +167,16 @@ pub fn run(call: &Call, roots: &Roots, passed: Option<OwnedFd>) -> Reply {
     let outcome = match call.tool.as_str() {
         "read" => read::run(call, roots, passed),
         "write" => write::run(call, roots, passed),
+        "edit" if call.hashed => hashedit::run(call, roots, passed),
         "edit" => edit::run(call, roots, passed),
         "grep" => grep::run(call, roots),
         "find_files" => find::run(call, roots),
         "list_dir" => list::run(call, roots),
         "todo_write" => todo::run(call),
+        RESTORE => internal::restore(call, roots),
+        COLLECT => {
+            return internal::collect(call, roots).map_or_else(Reply::Failed, Reply::Collected);
+        }
         SCAN => return scan::run(call, roots).map_or_else(Reply::Failed, Reply::Found),
         other => Err(fault(format!("there is no tool {other:?}"))),
     };
@@ -133,11 +186,11 @@ pub fn run(call: &Call, roots: &Roots, passed: Option<OwnedFd>) -> Reply {
 type Outcome = Result<Output, Fault>;
 
 fn fault(message: impl Into<String>) -> Fault {
-    Fault { message: message.into(), errno: 0 }
+    Fault { message: message.into(), errno: 0, hash: None }
 }
 
 fn text(text: String) -> Outcome {
-    Ok(Output { text, diff: None })
+    Ok(Output { text, ..Output::default() })
 }
 
 /// The call's arguments, or an error that the model can act on.
@@ -150,7 +203,7 @@ fn arguments<T: serde::de::DeserializeOwned>(call: &Call) -> Result<T, Fault> {
 /// Attaches the path, as the model named it, to an error of the operating system.
 fn failed(call: &Call, doing: &str, error: &std::io::Error) -> Fault {
     let errno = error.raw_os_error().unwrap_or(0);
-    Fault { message: format!("cannot {doing} {}: {error}", call.shown), errno }
+    Fault { message: format!("cannot {doing} {}: {error}", call.shown), errno, hash: None }
 }
 
 /// A unified diff of one file.
@@ -169,7 +222,7 @@ mod tests {
     #[test]
     fn the_schemas_are_small_and_well_formed() {
         let mut size = 0;
-        for tool in definitions() {
+        for tool in definitions(false) {
             assert_eq!(tool.schema["type"], "object", "{}", tool.name);
             assert!(tool.schema["properties"].is_object(), "{}", tool.name);
             size += tool.schema.to_string().len() + tool.description.len();

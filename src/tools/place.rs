@@ -1,5 +1,7 @@
 //! Opening what a call may work on, and nothing else.
 
+use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::collections::hash_map::RandomState;
 use std::ffi::OsStr;
 use std::fs::File;
@@ -16,14 +18,53 @@ use nix::sys::stat::{Mode, mkdirat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use super::{failed, fault};
-use crate::wire::{Call, Fault, Target};
+use crate::wire::{Before, Call, Fault, Output, Target};
 
 /// Largest file that is read or written as a whole, bytes.
 pub(super) const FILE_LIMIT: u64 = 10 * 1024 * 1024;
 
-/// The directories of a worker, opened once.
+/// The directories of a worker, opened once, and what its calls have read.
 #[derive(Debug)]
-pub struct Roots(Vec<(PathBuf, io::Result<OwnedFd>)>);
+pub struct Roots {
+    opened: Vec<(PathBuf, io::Result<OwnedFd>)>,
+    pub(super) memory: RefCell<Memory>,
+}
+
+/// Texts of files as the model saw them, by hash, to show later what has changed since.
+#[derive(Debug, Default)]
+pub(super) struct Memory {
+    texts: VecDeque<(String, String)>,
+    bytes: usize,
+}
+
+/// How much text a worker remembers, bytes.
+const MEMORY_LIMIT: usize = 4 * 1024 * 1024;
+
+impl Memory {
+    /// Remembers a text; returns its hash.
+    pub fn remember(&mut self, text: &str) -> String {
+        let hash = hash(text);
+        if text.len() <= MEMORY_LIMIT / 4 && !self.texts.iter().any(|(known, _)| *known == hash) {
+            self.bytes += text.len();
+            self.texts.push_back((hash.clone(), text.to_owned()));
+            while self.bytes > MEMORY_LIMIT {
+                let Some((_, oldest)) = self.texts.pop_front() else { break };
+                self.bytes -= oldest.len();
+            }
+        }
+        hash
+    }
+
+    fn text(&self, hash: &str) -> Option<&str> {
+        self.texts.iter().find(|(known, _)| known == hash).map(|(_, text)| text.as_str())
+    }
+}
+
+/// The first half of SHA-256, hexadecimal.
+pub(super) fn hash(text: &str) -> String {
+    let digest = ring::digest::digest(&ring::digest::SHA256, text.as_bytes());
+    digest.as_ref()[..16].iter().map(|byte| format!("{byte:02x}")).collect()
+}
 
 impl Roots {
     pub fn open(paths: Vec<PathBuf>) -> Roots {
@@ -32,15 +73,17 @@ impl Roots {
             let root = open(&path, flags, Mode::empty()).map_err(io::Error::from);
             (path, root)
         };
-        Roots(paths.into_iter().map(open_root).collect())
+        let opened = paths.into_iter().map(open_root).collect();
+        Roots { opened, memory: RefCell::default() }
     }
 
     fn get(&self, number: u16) -> Result<(&Path, &OwnedFd), Fault> {
-        match self.0.get(usize::from(number)) {
+        match self.opened.get(usize::from(number)) {
             Some((path, Ok(root))) => Ok((path, root)),
             Some((path, Err(error))) => Err(Fault {
                 message: format!("{} is not in this worker's view: {error}", path.display()),
                 errno: error.raw_os_error().unwrap_or(0),
+                hash: None,
             }),
             None => Err(fault("the target names no root")),
         }
@@ -77,8 +120,17 @@ pub(super) fn open_to_read(
     Ok(File::from(file))
 }
 
-/// The whole text of a regular file, and the open file.
-pub(super) fn read_text(call: &Call, mut file: &File) -> Result<String, Fault> {
+/// The whole text of a regular file.
+pub(super) fn read_text(call: &Call, file: &File) -> Result<String, Fault> {
+    let bytes = read_bytes(call, file)?;
+    if bytes.contains(&0) {
+        return Err(fault(format!("{} is a binary file", call.shown)));
+    }
+    String::from_utf8(bytes).map_err(|_| fault(format!("{} is not UTF-8 text", call.shown)))
+}
+
+/// All bytes of a regular file.
+pub(super) fn read_bytes(call: &Call, mut file: &File) -> Result<Vec<u8>, Fault> {
     let broken = |error: &io::Error| failed(call, "read", error);
     let facts = file.metadata().map_err(|error| broken(&error))?;
     if facts.is_dir() {
@@ -94,10 +146,7 @@ pub(super) fn read_text(call: &Call, mut file: &File) -> Result<String, Fault> {
     let mut bytes = Vec::new();
     file.seek(SeekFrom::Start(0)).map_err(|error| broken(&error))?;
     file.take(FILE_LIMIT).read_to_end(&mut bytes).map_err(|error| broken(&error))?;
-    if bytes.contains(&0) {
-        return Err(fault(format!("{} is a binary file", call.shown)));
-    }
-    String::from_utf8(bytes).map_err(|_| fault(format!("{} is not UTF-8 text", call.shown)))
+    Ok(bytes)
 }
 
 /// A file about to be changed.
@@ -148,15 +197,59 @@ impl<'a> Changing<'a> {
         }
     }
 
+    /// Refuses if the file is not what the model last saw, and shows what is different.
+    pub fn check(&self, roots: &Roots) -> Result<(), Fault> {
+        let (Some(seen), Some(before)) = (&self.call.seen, &self.before) else { return Ok(()) };
+        if hash(before) == *seen {
+            return Ok(());
+        }
+        let shown = &self.call.shown;
+        let what = match roots.memory.borrow().text(seen) {
+            Some(old) => format!("It is different now:\n{}", super::diff(shown, old, before)),
+            None => "Read it again.".into(),
+        };
+        roots.memory.borrow_mut().remember(before);
+        Err(Fault {
+            message: format!("{shown} was changed since you read it; nothing was done. {what}"),
+            errno: 0,
+            hash: Some(hash(before)),
+        })
+    }
+
+    /// The result of a change that has been made.
+    pub fn made(&self, roots: &Roots, after: &str, text: String, changes: String) -> Output {
+        Output {
+            text,
+            diff: Some(changes),
+            hash: Some(roots.memory.borrow_mut().remember(after)),
+            before: Some(Before(self.before.clone())),
+            ..Output::default()
+        }
+    }
+
     /// Writes the new content: by rename where the directory is writable, so that nobody sees half
     /// a file; in place where only the file was granted.
-    pub fn replace(self, text: &str) -> Result<(), Fault> {
+    pub fn replace(&self, text: &str) -> Result<(), Fault> {
         let outcome = match &self.place {
             Place::Passed(file) => write_in_place(file, text),
             Place::Beneath { root, path, mode } => replace_by_rename(root, path, *mode, text),
         };
         outcome.map_err(|error| failed(self.call, "write", &error))
     }
+}
+
+/// Removes a file that is still what it is expected to be.
+pub(super) fn remove(call: &Call, roots: &Roots) -> Result<(), Fault> {
+    let Target::Beneath { root, path } = &call.target else {
+        return Err(fault("only a file below a root can be removed"));
+    };
+    let path = relative(path);
+    let name = path.file_name().ok_or_else(|| fault("a root cannot be removed"))?;
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY;
+    let parent = path.parent().unwrap_or(Path::new(""));
+    beneath(roots.get(*root)?.1, parent, flags, Mode::empty())
+        .and_then(|directory| unlinkat(&directory, name, UnlinkatFlags::NoRemoveDir))
+        .map_err(|errno| failed(call, "remove", &errno.into()))
 }
 
 fn write_in_place(mut file: &File, text: &str) -> io::Result<()> {

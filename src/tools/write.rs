@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::{Outcome, Roots, arguments, diff, fault, place};
-use crate::wire::{Call, Output};
+use crate::wire::Call;
 
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -22,10 +22,15 @@ pub fn run(call: &Call, roots: &Roots, passed: Option<OwnedFd>) -> Outcome {
         return Err(fault("the content is larger than 10 MiB"));
     }
     let file = place::Changing::open(call, roots, passed)?;
+    if file.before.is_some() && call.seen.is_none() {
+        return Err(fault(format!("{} exists; read it before you replace it", call.shown)));
+    }
+    file.check(roots)?;
     let before = file.before.clone();
     file.replace(&arguments.content)?;
     let done = if before.is_some() { "Replaced" } else { "Created" };
     let lines = arguments.content.lines().count();
     let changes = diff(&call.shown, &before.unwrap_or_default(), &arguments.content);
-    Ok(Output { text: format!("{done} {} ({lines} lines).", call.shown), diff: Some(changes) })
+    let text = format!("{done} {} ({lines} lines).", call.shown);
+    Ok(file.made(roots, &arguments.content, text, changes))
 }

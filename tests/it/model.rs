@@ -33,7 +33,7 @@ fn error_of(out: &Output) -> String {
 }
 
 #[test]
-fn a_request_offers_the_eight_tools_and_asks_for_a_stream_with_usage() {
+fn a_request_offers_the_tools_and_asks_for_a_stream_with_usage() {
     let world = world();
     let server = ModelServer::start(vec![Reply::text("Hi.")]).requiring_key(KEY);
 
@@ -44,8 +44,18 @@ fn a_request_offers_the_eight_tools_and_asks_for_a_stream_with_usage() {
     assert!(request.asks_for_usage(), "{:#}", request.body);
     let mut names = request.tool_names();
     names.sort();
-    let expected =
-        ["bash", "edit", "find_files", "grep", "list_dir", "read", "todo_write", "write"];
+    let expected = [
+        "bash",
+        "edit",
+        "find_files",
+        "grep",
+        "jobs",
+        "list_dir",
+        "read",
+        "task",
+        "todo_write",
+        "write",
+    ];
     assert_eq!(names, expected);
 }
 

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use zerostack::agent::ToolStatus;
 use zerostack::model::ToolCall;
 use zerostack::policy::{Groups, Judge, Mode, Policy};
-use zerostack::supervisor::{Broker, Cells, Grant, Host};
+use zerostack::supervisor::{Broker, Cells, Grant, Host, Options, scan};
 use zerostack_sandbox::Launcher;
 
 use crate::support::{Account, World, accounts, binary};
@@ -34,10 +34,13 @@ impl Bench {
         let policy = Policy::load(mode, &groups).unwrap();
         let environment = [("HOME", home.as_os_str()), ("PATH", "/usr/bin:/bin".as_ref())];
         let environment = environment.map(|(name, value)| (name.into(), value.to_owned()));
-        let host = Host::at(&workspace, environment.into_iter(), &[]).unwrap();
+        let mut host = Host::at(&workspace, environment.into_iter(), &[]).unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let cells = Cells::new(launcher);
+        runtime.block_on(scan(&cells, &policy, &groups, Vec::new(), &mut host, &[])).unwrap();
         let judge = Judge::new(policy, groups, Vec::new());
-        let broker = runtime.block_on(Broker::start(Cells::new(launcher), judge, host)).unwrap();
+        let broker = Broker::start(cells, judge, host, Options::default());
+        let broker = runtime.block_on(broker).unwrap();
         Bench { root, broker, runtime }
     }
 
@@ -46,8 +49,14 @@ impl Bench {
         let call = ToolCall { id, name, arguments: arguments.to_string() };
         let subject = self.broker.look_at(&call).unwrap();
         let run = self.broker.execute(&call, &subject, Grant::Unasked);
-        let result = self.runtime.block_on(run);
+        let result = self.runtime.block_on(run).result;
         (result.status, result.text)
+    }
+
+    /// A file that exists is replaced only after it was read.
+    fn read(&self, path: &str) {
+        let (status, text) = self.forced("read", serde_json::json!({"path": path}));
+        assert_eq!(status, ToolStatus::Ok, "{text}");
     }
 
     fn workspace(&self) -> std::path::PathBuf {
@@ -63,6 +72,7 @@ fn write(path: &str) -> serde_json::Value {
 fn a_write_that_the_decision_wrongly_allows_fails_in_the_kernel() {
     for mode in [Mode::Readonly, Mode::Guarded] {
         let bench = Bench::new(mode, |_| ());
+        bench.read("file.txt");
         let edit =
             serde_json::json!({"path": "file.txt", "edits": [{"old": "inside", "new": "x"}]});
         for (tool, arguments) in
@@ -79,6 +89,7 @@ fn a_write_that_the_decision_wrongly_allows_fails_in_the_kernel() {
     }
     // The control: the same call in a mode whose worker may write.
     let bench = Bench::new(Mode::Standard, |_| ());
+    bench.read("file.txt");
     let (status, text) = bench.forced("write", write("file.txt"));
     assert_eq!(status, ToolStatus::Ok, "{text}");
     assert_eq!(std::fs::read_to_string(bench.workspace().join("file.txt")).unwrap(), "changed\n");
@@ -305,6 +316,7 @@ fn a_granted_path_is_the_one_that_was_decided_on() {
         std::fs::write(workspace.join("a/outside.txt"), "inside\n").unwrap();
         symlink("..", workspace.join("b")).unwrap();
     });
+    bench.read("a/outside.txt");
     let (id, name) = ("c".to_owned(), "write".to_owned());
     let call = ToolCall { id, name, arguments: write("a/outside.txt").to_string() };
     let subject = bench.broker.look_at(&call).unwrap();
@@ -313,14 +325,14 @@ fn a_granted_path_is_the_one_that_was_decided_on() {
     let flags = nix::fcntl::RenameFlags::RENAME_EXCHANGE;
     nix::fcntl::renameat2(here, &a, here, &b, flags).unwrap();
     let run = bench.broker.execute(&call, &subject, Grant::This);
-    let result = bench.runtime.block_on(run);
+    let result = bench.runtime.block_on(run).result;
     assert_eq!(result.status, ToolStatus::Error, "{}", result.text);
     let outside = std::fs::read_to_string(bench.root.path().join("home/outside.txt")).unwrap();
     assert_eq!(outside, "outside\n");
     // The control: without the swap the same grant writes.
     nix::fcntl::renameat2(here, &a, here, &b, flags).unwrap();
     let run = bench.broker.execute(&call, &subject, Grant::This);
-    assert_eq!(bench.runtime.block_on(run).status, ToolStatus::Ok);
+    assert_eq!(bench.runtime.block_on(run).result.status, ToolStatus::Ok);
 }
 
 #[test]
@@ -339,7 +351,7 @@ fn a_granted_search_sees_what_was_decided_on_and_nothing_else() {
         (call, subject)
     };
     let run = |(call, subject): &(ToolCall, zerostack::policy::Subject)| {
-        bench.runtime.block_on(bench.broker.execute(call, subject, Grant::This)).text
+        bench.runtime.block_on(bench.broker.execute(call, subject, Grant::This)).result.text
     };
     let (directory, file) = (search("dir"), search("dir/found.txt"));
     assert!(run(&directory).contains("needle inside"), "{}", run(&directory));

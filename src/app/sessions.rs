@@ -1,0 +1,163 @@
+//! `zerostack sessions`: looking at saved sessions and taking changes back.
+
+use std::io::Write;
+use std::path::Path;
+
+use zerostack_sandbox::Launcher;
+
+use super::{resume, start};
+use crate::cli::SessionsCommand;
+use crate::policy::{Judge, Mode};
+use crate::report::Report;
+use crate::session::{self, Entry, Format, Journal, Summary};
+use crate::supervisor::{Broker, Cells, Host, Options};
+use crate::ui::text;
+
+pub fn run(
+    launcher: impl FnOnce() -> Result<Launcher, Report>,
+    command: Option<SessionsCommand>,
+) -> Result<u8, Report> {
+    let command = command.unwrap_or(SessionsCommand::List { here: false, json: false });
+    // No workspace is needed to look at sessions; only undo works in one.
+    let sessions = Host::sessions_of(std::env::vars_os()).map_err(Report::error)?;
+    let find = |name: &str| {
+        session::find(&sessions, name)
+            .map_err(|error| Report::usage(error).hint("`zerostack sessions` lists them"))
+    };
+    match command {
+        SessionsCommand::List { here, json } => list(&sessions, here, json),
+        SessionsCommand::Search { text: wanted } => {
+            for (summary, line) in session::search(&sessions, &wanted).map_err(Report::error)? {
+                say!("{}", row(&summary));
+                say!("    {}", text::line(&line, 140));
+            }
+            Ok(0)
+        }
+        SessionsCommand::Show { session } => {
+            let shown = session::export(&find(&session)?.path, Format::Markdown);
+            say!("{}", text::clean(shown.map_err(Report::error)?.trim_end()));
+            Ok(0)
+        }
+        SessionsCommand::Rename { session, name } => {
+            let summary = find(&session)?;
+            let mut journal = Journal::open(&summary.path).map_err(Report::error)?;
+            let state = session::State { name: Some(name), ..summary.state };
+            journal.add(Entry::State(state)).map_err(Report::error)?;
+            Ok(0)
+        }
+        SessionsCommand::Delete { session } => {
+            session::delete(&find(&session)?).map_err(Report::error)?;
+            Ok(0)
+        }
+        SessionsCommand::Export { session, format, output } => {
+            export(&find(&session)?, format, output.as_deref())
+        }
+        SessionsCommand::Import { file } => {
+            let here = std::env::current_dir().map_err(Report::error)?;
+            let (id, damaged) = session::import(&sessions, &file, &here).map_err(Report::error)?;
+            if damaged > 0 {
+                eprintln!("warning: {damaged} unreadable lines were left out");
+            }
+            say!("{id}");
+            Ok(0)
+        }
+        SessionsCommand::Undo { session, turns } => undo(launcher()?, session, turns),
+    }
+}
+
+/// A list, one session a line.
+pub fn list(sessions: &Path, here: bool, json: bool) -> Result<u8, Report> {
+    let mut all = session::list(sessions).map_err(Report::error)?;
+    if here {
+        let here = std::env::current_dir().map_err(Report::error)?;
+        all.retain(|summary| summary.directory == here);
+    }
+    if json {
+        say!("{}", serde_json::to_string_pretty(&all).unwrap_or_default());
+    } else if all.is_empty() {
+        eprintln!("there are no sessions");
+    } else {
+        all.iter().for_each(|summary| say!("{}", row(summary)));
+    }
+    Ok(0)
+}
+
+fn row(summary: &Summary) -> String {
+    let age = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .map(|now| now.as_secs().saturating_sub(summary.updated))
+        .unwrap_or_default();
+    let age = match age {
+        0..60 => format!("{age} s"),
+        60..3600 => format!("{} min", age / 60),
+        3600..86_400 => format!("{} h", age / 3600),
+        _ => format!("{} d", age / 86_400),
+    };
+    let directory = text::line(&summary.directory.display().to_string(), 60);
+    let (turns, mode) = (summary.state.turns, text::line(&summary.state.mode, 12));
+    format!(
+        "{}  {age:>6}  {turns:>3} turns  {mode:<11}  {}  ({directory})",
+        text::line(&summary.id, 40),
+        text::line(summary.label(), 60)
+    )
+}
+
+fn export(summary: &Summary, format: Format, output: Option<&Path>) -> Result<u8, Report> {
+    let text = session::export(&summary.path, format).map_err(Report::error)?;
+    let Some(path) = output else {
+        let written = std::io::stdout().write_all(text.as_bytes());
+        return written.map(|()| 0).map_err(Report::error);
+    };
+    let mut options = std::fs::OpenOptions::new();
+    options.write(true).create_new(true);
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options.open(path).and_then(|mut file| file.write_all(text.as_bytes())).map_err(|error| {
+        Report::error(format!("cannot write {}: {error}", path.display()))
+            .hint("an existing file is not replaced")
+    })?;
+    Ok(0)
+}
+
+/// Takes back the last prompts: the files first, and only then what was said.
+fn undo(launcher: Launcher, wanted: Option<String>, turns: u64) -> Result<u8, Report> {
+    let mut host = start::host(&[])?;
+    let summary = match wanted {
+        Some(name) => session::find(&host.sessions(), &name).map_err(Report::usage)?,
+        None => resume::newest(&host)?,
+    };
+    if summary.directory != host.workspace {
+        let directory = summary.directory.display();
+        return Err(Report::usage(format!("session {} works in {directory}", summary.id))
+            .hint(format!("cd {directory}")));
+    }
+    let loaded = session::load(&summary.path).map_err(Report::error)?;
+    let mut journal = Journal::open(&summary.path).map_err(Report::error)?;
+    let available = loaded.turns.len() as u64;
+    if turns > available {
+        return Err(Report::usage(format!("the session has {available} prompts to take back")));
+    }
+    let cells = Cells::new(launcher);
+    let (groups, policy) = start::policy(Mode::Standard, &host)?;
+    start::scan(&cells, &policy, &groups, &mut host)?;
+    let runtime = start::runtime()?;
+    let judge = Judge::new(policy, groups, Vec::new());
+    let broker = runtime
+        .block_on(Broker::start(cells, judge, host, Options::default()))
+        .map_err(|error| start::start_report(&error))?;
+    let mut left = 0;
+    for turn in loaded.turns.iter().rev().take(turns as usize) {
+        for change in turn.changes.iter().rev() {
+            let name = text::clean(&change.path.display().to_string());
+            match runtime.block_on(broker.restore(change)) {
+                Ok(_) => say!("restored {name}"),
+                Err(why) => {
+                    left += 1;
+                    eprintln!("not restored: {}", text::clean(&why));
+                }
+            }
+        }
+    }
+    journal.add(Entry::Undone(turns)).map_err(Report::error)?;
+    say!("took back {turns} of {available} prompts; what commands changed is not undone");
+    Ok(u8::from(left > 0))
+}

@@ -1,0 +1,103 @@
+//! What a run leaves behind: the session's file, and the sums that go into it.
+
+use std::cell::RefCell;
+
+use crate::agent::Kept;
+use crate::model::catalog::Price;
+use crate::model::{Message, Usage};
+use crate::session::{Compaction, Entry, Journal, State, TaskMessage};
+
+/// The record of a session. Everything is written before it is shown.
+#[derive(Debug)]
+pub struct Record {
+    inner: RefCell<Inner>,
+    price: Option<Price>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    journal: Option<Journal>,
+    state: State,
+    /// Why nothing is written any more, until it has been told.
+    failure: Option<String>,
+}
+
+impl Record {
+    /// Goes on from `state`. Without a journal only the sums are kept.
+    pub fn new(journal: Option<Journal>, state: State, price: Option<Price>) -> Record {
+        Record { inner: RefCell::new(Inner { journal, state, failure: None }), price }
+    }
+
+    pub fn id(&self) -> Option<String> {
+        self.inner.borrow().journal.as_ref().map(|journal| journal.id().to_owned())
+    }
+
+    pub fn state(&self) -> State {
+        self.inner.borrow().state.clone()
+    }
+
+    /// US dollars so far; `None` where prices are not known.
+    pub fn cost(&self) -> Option<f64> {
+        self.price.map(|_| self.inner.borrow().state.cost)
+    }
+
+    /// Adds a line. A disk that is full costs the rest of the record, not the run; it is said once.
+    pub(super) fn add(&self, entry: Entry) {
+        let mut inner = self.inner.borrow_mut();
+        let Some(journal) = &mut inner.journal else { return };
+        if let Err(error) = journal.add(entry) {
+            inner.journal = None;
+            inner.failure = Some(format!("the session is not saved from here on: {error}"));
+        }
+    }
+
+    pub(super) fn failure(&self) -> Option<String> {
+        self.inner.borrow_mut().failure.take()
+    }
+
+    pub(super) fn begin_turn(&self) {
+        let number = {
+            let mut inner = self.inner.borrow_mut();
+            inner.state.turns += 1;
+            inner.state.turns
+        };
+        self.add(Entry::Turn(number));
+    }
+
+    /// Writes down what the agent wants kept; `task` is the call of the sub-agent that it is from.
+    pub(super) fn keep(&self, kept: Kept, task: Option<&str>) {
+        match (kept, task) {
+            (Kept::Message(message), Some(call)) => self.task(call, message),
+            (Kept::Message(message), None) => self.add(Entry::Message(message)),
+            (Kept::Compaction { summary, .. }, Some(call)) => {
+                self.task(call, Message::user(summary));
+            }
+            (Kept::Compaction { summary, kept, before, after }, None) => {
+                self.add(Entry::Compaction(Compaction { summary, kept, before, after }));
+            }
+        }
+    }
+
+    fn task(&self, call: &str, message: Message) {
+        self.add(Entry::Task(TaskMessage { call: call.to_owned(), message }));
+    }
+
+    /// Counts one answer.
+    pub(super) fn count(&self, usage: Usage) {
+        let mut inner = self.inner.borrow_mut();
+        inner.state.requests += 1;
+        inner.state.usage += usage;
+        inner.state.cost += self.price.map_or(0.0, |price| price.of(usage));
+    }
+
+    pub(super) fn end_turn(&self) {
+        let state = self.state();
+        self.add(Entry::State(state));
+    }
+
+    /// Changes what the next start begins with, and writes it down.
+    pub fn set(&self, change: impl FnOnce(&mut State)) {
+        change(&mut self.inner.borrow_mut().state);
+        self.end_turn();
+    }
+}
