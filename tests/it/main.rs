@@ -15,6 +15,7 @@ mod headless;
 mod keys;
 mod kill;
 mod model;
+mod protocols;
 #[allow(dead_code, reason = "one tool box for all modules")]
 mod support;
 mod workers;

@@ -1,5 +1,6 @@
 //! What the tests share: the accounts, a private world per test, one run of the program.
 
+pub mod dialect;
 pub mod model_server;
 pub mod protocol;
 pub mod run;
@@ -11,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
+use dialect::Dialect;
 use model_server::ModelServer;
 use nix::unistd::{Uid, User};
 use run::Run;
@@ -203,6 +205,22 @@ impl World {
     /// One headless run against a scripted model, with the key in its environment.
     pub fn ask(&self, server: &ModelServer, prompt: &str) -> Run<'_> {
         self.ask_at(&server.base_url(), prompt)
+    }
+
+    /// One headless run against a scripted model that speaks this protocol.
+    pub fn ask_in(&self, dialect: Dialect, server: &ModelServer, prompt: &str) -> Run<'_> {
+        let flags = dialect.flags(&server.address());
+        let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+        let run = self.zerostack(&flags).prompt(prompt);
+        match dialect.key_variable() {
+            Some(variable) => run.env(variable, KEY),
+            None => run,
+        }
+    }
+
+    /// Writes the user's settings.
+    pub fn configure(&self, text: &str) {
+        self.write("../.config/zerostack/config.toml", text);
     }
 
     /// The same against any address.

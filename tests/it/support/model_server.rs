@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
+use super::dialect::Dialect;
 pub use super::protocol::Request;
 use super::protocol::violations;
 use super::script::End;
@@ -36,6 +37,11 @@ struct State {
     replies: VecDeque<Reply>,
     always: Option<Reply>,
     key: Option<String>,
+    dialect: Dialect,
+    /// The conversation may be replaced by a summary.
+    shrinks: bool,
+    /// Signatures of thinking: each must come back as long as the conversation does.
+    signatures: Vec<String>,
     requests: Vec<Request>,
     violations: Vec<String>,
     connections: usize,
@@ -57,6 +63,22 @@ impl ModelServer {
     pub fn requiring_key(self, key: &str) -> ModelServer {
         self.shared.lock().key = Some(key.to_owned());
         self
+    }
+
+    /// From now on it speaks this protocol.
+    pub fn speaking(self, dialect: Dialect) -> ModelServer {
+        self.shared.lock().dialect = dialect;
+        self
+    }
+
+    /// The conversation may be replaced by a summary.
+    pub fn allowing_summaries(self) -> ModelServer {
+        self.shared.lock().shrinks = true;
+        self
+    }
+
+    pub fn address(&self) -> String {
+        self.address.to_string()
     }
 
     pub fn base_url(&self) -> String {
@@ -155,8 +177,8 @@ impl Shared {
         let mut reader = BufReader::new(stream.try_clone()?);
         while let Some(request) = read_request(&mut reader)? {
             let usage = request.asks_for_usage();
-            let reply = self.judge(request);
-            send(&reply, usage, &mut stream)?;
+            let (reply, body) = self.judge(request, usage);
+            send(&reply, &body, &mut stream)?;
             match reply.end {
                 End::Whole => {}
                 End::Cut(_) => return stream.shutdown(Shutdown::Both),
@@ -167,13 +189,23 @@ impl Shared {
     }
 
     /// Checks a request, records it, and finds its reply.
-    fn judge(&self, request: Request) -> Reply {
+    fn judge(&self, request: Request, usage: bool) -> (Reply, Vec<u8>) {
         let mut state = self.lock();
-        let before = state.requests.last().map_or_else(Vec::new, Request::raw_messages);
         let number = state.requests.len() + 1;
-        for wrong in violations(&request, &before, state.key.as_deref()) {
-            state.violations.push(format!("request {number}: {wrong}"));
+        let before = state.requests.last().filter(|_| !state.shrinks);
+        let dialect = state.dialect;
+        let mut wrong = dialect.violations(&request, before, state.key.as_deref());
+        if dialect == Dialect::Completions {
+            let before = before.map_or_else(Vec::new, Request::raw_messages);
+            wrong = violations(&request, &before, state.key.as_deref());
         }
+        for signature in &state.signatures {
+            if !request.text.contains(signature) && dialect.keeps_thinking() {
+                wrong.push(format!("the thinking with {signature} did not come back"));
+            }
+        }
+        let wrong = wrong.into_iter().map(|wrong| format!("request {number}: {wrong}"));
+        state.violations.extend(wrong);
         let post = request.method == "POST";
         state.requests.push(request);
         self.changed.notify_all();
@@ -184,21 +216,28 @@ impl Shared {
             let error = json!({"error": {"message": "the script is at its end"}});
             Reply::status(400, &[], error)
         });
+        let signature = format!("signature-{number}");
+        let (body, thought) = match dialect {
+            Dialect::Completions => (reply.bytes(usage), false),
+            _ => reply.in_dialect(dialect, &signature),
+        };
+        if thought {
+            state.signatures.push(signature);
+        }
         if let End::Cut(bytes) | End::Hang(bytes) = reply.end
-            && bytes >= reply.bytes(false).len()
+            && bytes >= body.len()
         {
             let wrong = format!("reply {number} is cut behind its end: the script is wrong");
             state.violations.push(wrong);
         }
-        reply
+        (reply, body)
     }
 }
 
-fn send(reply: &Reply, usage: bool, stream: &mut TcpStream) -> io::Result<()> {
-    let body = reply.bytes(usage);
+fn send(reply: &Reply, body: &[u8], stream: &mut TcpStream) -> io::Result<()> {
     let sent = match reply.end {
         End::Silent => return Ok(()),
-        End::Whole => &body[..],
+        End::Whole => body,
         End::Cut(bytes) | End::Hang(bytes) => &body[..bytes.min(body.len())],
     };
     let mut head = format!("HTTP/1.1 {} scripted\r\n", reply.status);

@@ -2,6 +2,8 @@
 
 use serde_json::{Value, json};
 
+use super::dialect::Dialect;
+
 /// One answer of the model.
 #[derive(Clone, Debug)]
 pub struct Reply {
@@ -31,17 +33,19 @@ enum Body {
 }
 
 #[derive(Clone, Debug, Default)]
-struct Turn {
-    text: String,
-    calls: Vec<Call>,
-    usage: Option<Value>,
+pub struct Turn {
+    pub text: String,
+    pub thinking: Option<String>,
+    pub calls: Vec<Call>,
+    pub refused: bool,
+    usage: Option<(u64, u64, u64)>,
 }
 
 #[derive(Clone, Debug)]
-struct Call {
-    id: String,
-    name: String,
-    arguments: String,
+pub struct Call {
+    pub id: String,
+    pub name: String,
+    pub arguments: String,
 }
 
 impl Reply {
@@ -77,13 +81,21 @@ impl Reply {
     }
 
     pub fn usage(mut self, prompt: u64, completion: u64, cached: u64) -> Reply {
-        self.turn().usage = Some(json!({
-            "prompt_tokens": prompt,
-            "completion_tokens": completion,
-            "total_tokens": prompt + completion,
-            "prompt_tokens_details": {"cached_tokens": cached},
-        }));
+        self.turn().usage = Some((prompt, completion, cached));
         self
+    }
+
+    /// What the model thinks before it says anything.
+    pub fn thinking(mut self, text: &str) -> Reply {
+        self.turn().thinking = Some(text.to_owned());
+        self
+    }
+
+    /// The model, or its provider, will not answer.
+    pub fn refusal(text: &str) -> Reply {
+        let mut reply = Reply::text(text);
+        reply.turn().refused = true;
+        reply
     }
 
     pub fn status(status: u16, headers: &[(&str, &str)], body: Value) -> Reply {
@@ -120,7 +132,17 @@ impl Reply {
     pub fn bytes(&self, usage_asked: bool) -> Vec<u8> {
         match &self.body {
             Body::Bytes(bytes) => bytes.clone(),
-            Body::Turn(turn) => turn.events(usage_asked).into_bytes(),
+            Body::Turn(turn) => turn.chat_events(usage_asked, "").into_bytes(),
+        }
+    }
+
+    /// The body in another protocol, and whether something was thought.
+    pub fn in_dialect(&self, dialect: Dialect, signature: &str) -> (Vec<u8>, bool) {
+        match &self.body {
+            Body::Bytes(bytes) => (bytes.clone(), false),
+            Body::Turn(turn) => {
+                (dialect.encode(turn, signature).into_bytes(), turn.thinking.is_some())
+            }
         }
     }
 
@@ -142,19 +164,45 @@ impl Reply {
 }
 
 impl Turn {
-    fn events(&self, usage_asked: bool) -> String {
+    pub fn pieces(&self) -> Vec<String> {
+        pieces(&self.text, 7)
+    }
+
+    /// Input, output and cached tokens.
+    pub fn counts(&self) -> (u64, u64, u64) {
+        self.usage.unwrap_or((10, 5, 0))
+    }
+
+    /// As chat completions, with thinking as OpenRouter tells it.
+    pub fn chat_events(&self, usage_asked: bool, signature: &str) -> String {
         let mut out = String::new();
         delta(&mut out, json!({"role": "assistant", "content": ""}));
-        for piece in pieces(&self.text, 7) {
-            delta(&mut out, json!({"content": piece}));
+        if let Some(thinking) = &self.thinking {
+            let detail = |field: &str, text: &str| json!({"type": "reasoning.text", "index": 0, field: text});
+            for piece in pieces(thinking, 5) {
+                delta(
+                    &mut out,
+                    json!({"reasoning": piece, "reasoning_details": [detail("text", &piece)]}),
+                );
+            }
+            delta(&mut out, json!({"reasoning_details": [detail("signature", signature)]}));
+        }
+        let field = if self.refused { "refusal" } else { "content" };
+        for piece in self.pieces() {
+            delta(&mut out, json!({field: piece}));
         }
         self.announce_calls(&mut out);
         self.interleave_arguments(&mut out);
         let reason = if self.calls.is_empty() { "stop" } else { "tool_calls" };
         choice(&mut out, json!({"index": 0, "delta": {}, "finish_reason": reason}));
         if usage_asked {
-            let fallback = json!({"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15});
-            let usage = self.usage.clone().unwrap_or(fallback);
+            let (prompt, completion, cached) = self.counts();
+            let usage = json!({
+                "prompt_tokens": prompt,
+                "completion_tokens": completion,
+                "total_tokens": prompt + completion,
+                "prompt_tokens_details": {"cached_tokens": cached},
+            });
             event(&mut out, json!([]), Some(usage));
         }
         out.push_str("data: [DONE]\n\n");
