@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use zerostack_sandbox::{Enforced, Kernel, Launcher, Program, StartError, probe_kernel};
 
 use super::start;
-use crate::model::providers::{Provider, built_in};
+use crate::model::providers::{OLLAMA_PORT, Provider, built_in};
 use crate::policy::Mode;
 use crate::report::{ExitKind, Report};
 use crate::supervisor::{Host, Rights, Vault, command};
@@ -66,7 +66,7 @@ fn providers(host: &Host) -> Vec<Value> {
     let provider = |provider: &Provider| {
         let ready = match &provider.key_variable {
             Some(_) => vault.has(provider),
-            None => is_listening(11434),
+            None => is_listening(OLLAMA_PORT),
         };
         json!({"name": provider.name, "ready": ready, "key_variable": provider.key_variable,
             "base_url": provider.base_url})
@@ -75,7 +75,8 @@ fn providers(host: &Host) -> Vec<Value> {
     built_in().iter().map(provider).chain([demo]).collect()
 }
 
-fn is_listening(port: u16) -> bool {
+/// Whether a server answers on this port of this machine.
+pub fn is_listening(port: u16) -> bool {
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     TcpStream::connect_timeout(&address, Duration::from_millis(200)).is_ok()
 }

@@ -58,11 +58,30 @@ async fn headless(launcher: Launcher, flags: RunFlags) -> Result<u8, Report> {
         session: session.inner.record.id(),
         format: flags.output_format,
     };
+    if let Some(command) = prompt_text.strip_prefix('!').filter(|_| typed_command(&flags.message)) {
+        return Ok(shell(&session.inner, command).await);
+    }
     facts.begin();
     let mut interrupted = std::pin::pin!(interrupted()?);
     let tell = |event: AgentEvent| facts.show(&event);
     let result = session.inner.run(prompt_text, Vec::new(), &tell, interrupted.as_mut()).await;
     Ok(facts.end(&result))
+}
+
+/// Whether the user typed `!command`: what is piped in is never run.
+fn typed_command(message: &[String]) -> bool {
+    message.first().is_some_and(|word| word.starts_with('!'))
+}
+
+/// Runs a command of the user's in a cell and exits as it did.
+async fn shell(session: &Session, command: &str) -> u8 {
+    let result = session.shell(command.trim()).await;
+    if result.status == ToolStatus::Denied {
+        eprintln!("denied: {}", text::clean(&result.text));
+        return ExitKind::Denied.code();
+    }
+    say!("{}", text::clean(&result.text));
+    u8::from(result.status != ToolStatus::Ok)
 }
 
 /// A session, and the name of its provider.

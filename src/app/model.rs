@@ -3,10 +3,11 @@
 use std::cell::RefCell;
 use std::path::Path;
 
+use super::doctor::is_listening;
 use crate::config::{Config, KeyPlace};
 use crate::model::Api;
 use crate::model::catalog::Facts;
-use crate::model::providers::{self, DEFAULT, DEMO, OLLAMA_WINDOW, Provider};
+use crate::model::providers::{self, DEFAULT, DEMO, OLLAMA_PORT, OLLAMA_WINDOW, Provider};
 use crate::model::tape::Tape;
 use crate::nearest::nearest;
 use crate::report::{ExitKind, Report};
@@ -139,6 +140,9 @@ fn key_report(error: KeyError, provider: &Provider, vault: &Vault, all: &[Provid
             "\n      there is a key for: {} (--provider NAME)",
             ready.join(", ")
         ));
+    }
+    if is_listening(OLLAMA_PORT) {
+        hint.push_str("\n      Ollama is running here: --provider ollama --model NAME");
     }
     hint.push_str(
         "\n      without a key: --provider ollama (local models) or --provider demo (a built-in tour)",

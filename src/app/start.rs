@@ -6,7 +6,7 @@ use toml::{Table, Value};
 use zerostack_sandbox::{Failure, StartError};
 
 use crate::cli::{ModeFlags, RuleFlags, RunFlags};
-use crate::config::{self, Ceiling, ConfigError, Layer, Origin, Resolved, Trust};
+use crate::config::{self, Ceiling, Config, ConfigError, Layer, Origin, Resolved, Trust};
 use crate::policy::{Action, Groups, Judge, Mode, Policy, Rule};
 use crate::prompt::ContextFile;
 use crate::report::{ExitKind, Report};
@@ -229,12 +229,22 @@ pub async fn project(
 ) -> Result<Project, Report> {
     let first = resolve(host, Some(flags), None, session.clone())?.config;
     let (groups, policy) = policy(first.mode.unwrap_or(Mode::Standard), host)?;
-    let rules = rules(&first.allow, &first.ask, &first.deny, &host.workspace)?;
-    let denied = Judge::new(policy.clone(), groups.clone(), rules).denied_globs("read");
-    let collected = supervisor::scan(cells, &policy, &groups, denied, host, &wanted()).await;
-    let collected = collected.map_err(|error| start_report(&error))?;
+    let denied = |config: &Config, host: &Host| {
+        let rules = rules(&config.allow, &config.ask, &config.deny, &host.workspace)?;
+        Ok(Judge::new(policy.clone(), groups.clone(), rules).denied_globs("read"))
+    };
+    let before = denied(&first, host)?;
+    let failed = |error: StartError| start_report(&error);
+    let collected =
+        supervisor::scan(cells, &policy, &groups, before.clone(), host, &wanted()).await;
+    let collected = collected.map_err(failed)?;
     let trust = Trust::load(host.trust_file());
     let resolved = resolve(host, Some(flags), Some((&collected, &trust)), session)?;
+    // What the project denies is covered too.
+    let after = denied(&resolved.config, host)?;
+    if after != before {
+        supervisor::scan(cells, &policy, &groups, after, host, &[]).await.map_err(failed)?;
+    }
     let mut project = Project { resolved, context: Vec::new(), prompts: Vec::new() };
     for (path, text) in collected {
         let trusted = trust.holds(&path, &text);

@@ -34,6 +34,9 @@ pub const DEFAULT: &str = "openrouter";
 /// thousand, which a single file can fill.
 pub const OLLAMA_WINDOW: u64 = 32_768;
 
+/// Where Ollama listens unless it was told otherwise.
+pub const OLLAMA_PORT: u16 = 11434;
+
 struct BuiltIn {
     name: &'static str,
     api: Api,

@@ -29,6 +29,8 @@ pub struct Summary {
     pub path: PathBuf,
     /// Unix time of the last line, seconds.
     pub updated: u64,
+    #[serde(skip)]
+    modified: SystemTime,
     pub bytes: u64,
     /// The beginning of the first prompt.
     pub title: String,
@@ -55,7 +57,7 @@ pub fn list(sessions: &Path) -> Result<Vec<Summary>, SessionError> {
         .filter(|path| path.extension().is_some_and(|kind| kind == "jsonl"))
         .filter_map(|path| summary(&path).ok().flatten())
         .collect();
-    found.sort_by(|one, other| (other.updated, &other.id).cmp(&(one.updated, &one.id)));
+    found.sort_by(|one, other| (other.modified, &other.id).cmp(&(one.modified, &one.id)));
     Ok(found)
 }
 
@@ -63,13 +65,14 @@ fn summary(path: &Path) -> std::io::Result<Option<Summary>> {
     let file = File::open(path)?;
     let facts = file.metadata()?;
     let Some((header, title)) = head(&file)? else { return Ok(None) };
-    let updated =
-        facts.modified().ok().and_then(|time| time.duration_since(SystemTime::UNIX_EPOCH).ok());
+    let modified = facts.modified()?;
+    let updated = modified.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
     Ok(Some(Summary {
         id: header.id,
         directory: header.directory,
         path: path.to_owned(),
-        updated: updated.map(|since| since.as_secs()).unwrap_or_default(),
+        updated,
+        modified,
         bytes: facts.len(),
         title,
         state: last_state(&file, facts.len())?.unwrap_or_default(),

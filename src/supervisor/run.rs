@@ -160,6 +160,23 @@ impl Session {
         result
     }
 
+    /// Runs a command that the user typed, in a cell: that is the yes, but no rule of theirs is
+    /// broken for it. The model is told of it with the next prompt.
+    pub async fn shell(&self, command: &str) -> ToolResult {
+        let arguments = serde_json::json!({"command": command}).to_string();
+        let call = ToolCall { id: "shell".into(), name: "bash".into(), arguments };
+        let subject = crate::policy::Subject::Command(command.to_owned());
+        if let Decision::Deny { reason } = self.broker.decide(&call, &subject) {
+            return ToolResult::new(ToolStatus::Denied, reason);
+        }
+        let result = self.broker.execute(&call, &subject, Grant::This).await.result;
+        self.record.begin_turn();
+        let text = format!("I ran this command:\n{command}\n\nIt printed:\n{}", result.text);
+        self.record.add(Entry::Message(Message::user(text)));
+        self.record.end_turn();
+        result
+    }
+
     async fn drive(
         &self,
         mut agent: Agent,

@@ -1,6 +1,7 @@
 //! `find_files`: files by glob.
 
-use ignore::WalkState;
+use std::path::Path;
+
 use schemars::JsonSchema;
 use serde::Deserialize;
 
@@ -24,17 +25,15 @@ pub fn run(call: &Call, roots: &Roots) -> Outcome {
     let arguments: Arguments = arguments(call)?;
     let start = place::walk_start(call, roots)?;
     let glob = file_glob(&arguments.pattern)?;
-    let mut found = Vec::new();
-    walk::files(call, &start, |path| {
-        if glob.is_match(path.strip_prefix(&start).unwrap_or(&path)) {
-            found.push(walk::named(call, &start, &path));
-        }
-        if found.len() < FILE_LIMIT { WalkState::Continue } else { WalkState::Quit }
-    })?;
+    let fits = |path: &Path| glob.is_match(path.strip_prefix(&start).unwrap_or(path)).then_some(());
+    let found = walk::files(call, &start, FILE_LIMIT, |()| 1, || fits)?;
+    let mut found: Vec<String> =
+        found.into_iter().map(|(path, ())| walk::named(call, &start, &path)).collect();
     if found.is_empty() {
         return text("No files.".into());
     }
-    if found.len() == FILE_LIMIT {
+    if found.len() >= FILE_LIMIT {
+        found.truncate(FILE_LIMIT);
         found.push(format!("(stopped at {FILE_LIMIT} files; narrow the pattern)"));
     }
     text(found.join("\n"))

@@ -1,11 +1,11 @@
 //! `grep`: file contents by regular expression, with ripgrep's own libraries.
 
 use std::fmt::Write;
+use std::path::Path;
 
 use globset::{GlobBuilder, GlobMatcher};
 use grep_regex::RegexMatcherBuilder;
 use grep_searcher::{BinaryDetection, SearcherBuilder, sinks::Lossy};
-use ignore::WalkState;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
@@ -51,31 +51,44 @@ pub fn run(call: &Call, roots: &Roots) -> Outcome {
         .build(&arguments.pattern)
         .map_err(|error| fault(format!("not a valid regular expression: {error}")))?;
     let include = arguments.include.as_deref().map(file_glob).transpose()?;
-    let mut searcher =
-        SearcherBuilder::new().binary_detection(BinaryDetection::quit(0)).line_number(true).build();
-    let (mut found, mut count) = (String::new(), 0);
-    walk::files(call, &start, |path| {
-        let relative = path.strip_prefix(&start).unwrap_or(&path);
-        let single = relative.as_os_str().is_empty();
-        if !single && include.as_ref().is_some_and(|glob| !glob.is_match(relative)) {
-            return WalkState::Continue;
+    let visitor = || {
+        let mut searcher = SearcherBuilder::new()
+            .binary_detection(BinaryDetection::quit(0))
+            .line_number(true)
+            .build();
+        let (matcher, include, start) = (&matcher, &include, &start);
+        move |path: &Path| {
+            let relative = path.strip_prefix(start).unwrap_or(path);
+            let single = relative.as_os_str().is_empty();
+            if !single && include.as_ref().is_some_and(|glob| !glob.is_match(relative)) {
+                return None;
+            }
+            let mut lines = Vec::new();
+            let sink = Lossy(|number, line| {
+                let line: String = line.trim_end().chars().take(LINE_LIMIT).collect();
+                lines.push((number, line));
+                Ok(lines.len() < MATCH_LIMIT)
+            });
+            // A file that cannot be read is passed over, as ripgrep does.
+            let _ = searcher.search_path(matcher, path, sink);
+            (!lines.is_empty()).then_some(lines)
         }
+    };
+    let found = walk::files(call, &start, MATCH_LIMIT, Vec::len, visitor)?;
+    let mut shown = String::new();
+    let mut count = 0;
+    for (path, lines) in found {
         let name = walk::named(call, &start, &path);
-        let sink = Lossy(|number, line| {
+        for (number, line) in lines.into_iter().take(MATCH_LIMIT - count) {
             count += 1;
-            let line: String = line.trim_end().chars().take(LINE_LIMIT).collect();
-            let _ = writeln!(found, "{name}:{number}: {line}");
-            Ok(count < MATCH_LIMIT)
-        });
-        // A file that cannot be read is passed over, as ripgrep does.
-        let _ = searcher.search_path(&matcher, &path, sink);
-        if count < MATCH_LIMIT { WalkState::Continue } else { WalkState::Quit }
-    })?;
+            let _ = writeln!(shown, "{name}:{number}: {line}");
+        }
+    }
     match count {
         0 => text("No matches.".into()),
         MATCH_LIMIT.. => {
-            text(format!("{found}(stopped at {MATCH_LIMIT} matches; narrow the search)"))
+            text(format!("{shown}(stopped at {MATCH_LIMIT} matches; narrow the search)"))
         }
-        _ => text(found),
+        _ => text(shown),
     }
 }

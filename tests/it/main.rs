@@ -10,12 +10,15 @@
 
 mod bad_input;
 mod borders;
+mod engine;
 mod escapes;
 mod headless;
 mod keys;
 mod kill;
 mod model;
 mod protocols;
+mod sessions;
+mod settings;
 #[allow(dead_code, reason = "one tool box for all modules")]
 mod support;
 mod workers;

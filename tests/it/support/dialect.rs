@@ -183,14 +183,17 @@ impl Dialect {
                 need("thinking would be lost", asked);
             }
             Dialect::Ollama => {
-                need("no context size", body["options"]["num_ctx"].as_u64() > Some(8_000))
+                need("no context size", body["options"]["num_ctx"].as_u64() > Some(8_000));
             }
             Dialect::OpenRouter => {
                 let marks = body.to_string().matches("\"cache_control\"").count();
                 need("too many or no cache marks", (1..=4).contains(&marks));
             }
             Dialect::Completions => {
-                need("marks for a server without them", !body.to_string().contains("cache_control"))
+                need(
+                    "marks for a server without them",
+                    !body.to_string().contains("cache_control"),
+                );
             }
         }
         if self != Dialect::Gemini {

@@ -19,23 +19,26 @@ pub use super::script::Reply;
 /// Odd on purpose: events, UTF-8 sequences and JSON escapes are all cut somewhere.
 const CHUNK: usize = 61;
 
-#[derive(Debug)]
 pub struct ModelServer {
     address: SocketAddr,
     shared: Arc<Shared>,
     finished: bool,
 }
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Shared {
     state: Mutex<State>,
     changed: Condvar,
 }
 
-#[derive(Debug, Default)]
+/// What to answer, given all requests so far.
+type Script = Box<dyn Fn(&[Request]) -> Reply + Send>;
+
+#[derive(Default)]
 struct State {
     replies: VecDeque<Reply>,
     always: Option<Reply>,
+    script: Option<Script>,
     key: Option<String>,
     dialect: Dialect,
     /// The conversation may be replaced by a summary.
@@ -56,7 +59,20 @@ impl ModelServer {
 
     /// Every request gets this reply, as often as the client asks.
     pub fn always(reply: Reply) -> ModelServer {
-        ModelServer::serve(State { always: Some(reply), ..State::default() })
+        ModelServer::serve(State { always: Some(reply), shrinks: true, ..State::default() })
+    }
+
+    /// These replies again and again, by how many requests have come.
+    pub fn always_in_turn(replies: Vec<Reply>) -> ModelServer {
+        let script =
+            move |requests: &[Request]| replies[(requests.len() - 1) % replies.len()].clone();
+        ModelServer::always_from(script).allowing_summaries()
+    }
+
+    /// Whatever this makes of the requests so far. Conversations may be mixed.
+    pub fn always_from(script: impl Fn(&[Request]) -> Reply + Send + 'static) -> ModelServer {
+        let script: Option<Script> = Some(Box::new(script));
+        ModelServer::serve(State { script, shrinks: true, ..State::default() })
     }
 
     /// From now on each request must carry this key.
@@ -124,6 +140,15 @@ impl ModelServer {
         drop(state);
         assert!(wrong.is_empty(), "the model saw:\n{}", wrong.join("\n"));
         requests
+    }
+
+    /// The same, but an early end of the client, and requests it never made, are part of the test.
+    #[track_caller]
+    pub fn finish_loosely(mut self) -> Vec<Request> {
+        self.stop();
+        let state = self.shared.lock();
+        assert!(state.violations.is_empty(), "the model saw:\n{}", state.violations.join("\n"));
+        state.requests.clone()
     }
 
     fn serve(state: State) -> ModelServer {
@@ -210,6 +235,8 @@ impl Shared {
         state.requests.push(request);
         self.changed.notify_all();
         let scripted = if post { state.replies.pop_front() } else { None };
+        let scripted =
+            scripted.or_else(|| state.script.as_ref().map(|script| script(&state.requests)));
         let reply = scripted.or_else(|| state.always.clone()).unwrap_or_else(|| {
             let wrong = format!("request {number}: the script has no reply for it");
             state.violations.push(wrong);
