@@ -16,6 +16,7 @@ mod headless;
 mod keys;
 mod kill;
 mod model;
+mod probes;
 mod protocols;
 mod sessions;
 mod settings;
