@@ -49,7 +49,7 @@ pub enum Command {
         #[command(subcommand)]
         command: ConfigCommand,
     },
-    /// Trust the files of this project that concern zerostack, as they are now.
+    /// Trust the files of this directory that concern zerostack, as they are now.
     Trust {
         /// Trust them no more.
         #[arg(long)]
@@ -93,6 +93,9 @@ pub enum SessionsCommand {
         /// How many prompts.
         #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
         turns: u64,
+        /// Also if some files were changed since; those stay as they are.
+        #[arg(long)]
+        force: bool,
     },
 }
 

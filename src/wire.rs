@@ -29,6 +29,8 @@ pub struct Call {
     pub takes: Takes,
     /// Lines are shown and edited with a hash of each.
     pub hashed: bool,
+    /// Say what a change would do instead of making it.
+    pub preview: bool,
 }
 
 impl Call {
@@ -43,6 +45,7 @@ impl Call {
             seen: None,
             takes: Takes::default(),
             hashed: false,
+            preview: false,
         }
     }
 }

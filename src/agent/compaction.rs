@@ -11,6 +11,11 @@ use crate::model::{Message, Request, Thinking};
 const PIECE: usize = 4_000;
 /// Characters of the whole that the summary is made from where the window is not known.
 const UNKNOWN_WINDOW: u64 = 60_000;
+/// Longest part of the user's request that is repeated, characters.
+const PROMPT: usize = 40_000;
+/// How a summary begins, and its line of files.
+const HEADING: &str = "Summary of the conversation up to here:";
+const FILES_HEADING: &str = "Files seen or changed so far: ";
 /// Most names of files that a summary lists.
 const FILES: usize = 60;
 
@@ -71,7 +76,7 @@ pub(super) fn request(settings: &Settings, dropped: &[Message]) -> Request {
         max_tokens: settings.max_tokens,
         temperature: None,
         thinking: Thinking::Auto,
-        thinks: settings.thinks,
+        ability: settings.ability,
         window: settings.window,
         cache_key: None,
     }
@@ -83,12 +88,14 @@ fn transcript(messages: &[Message], limit: usize) -> String {
     for message in messages {
         match message {
             Message::System { .. } => {}
-            Message::User { text, .. } => pieces.push(format!("USER: {}", piece(text))),
-            Message::Tool { text, .. } => pieces.push(format!("RESULT: {}", piece(text))),
+            // An earlier summary is all that is left of what it stands for.
+            Message::User { text, .. } if text.starts_with(HEADING) => pieces.push(text.clone()),
+            Message::User { text, .. } => pieces.push(format!("USER: {}", piece(text, PIECE))),
+            Message::Tool { text, .. } => pieces.push(format!("RESULT: {}", piece(text, PIECE))),
             Message::Assistant { text, calls, .. } => {
-                let mut said = format!("ASSISTANT: {}", piece(text));
+                let mut said = format!("ASSISTANT: {}", piece(text, PIECE));
                 for call in calls {
-                    let _ = write!(said, "\nCALL: {} {}", call.name, piece(&call.arguments));
+                    let _ = write!(said, "\nCALL: {} {}", call.name, piece(&call.arguments, PIECE));
                 }
                 pieces.push(said);
             }
@@ -101,10 +108,10 @@ fn transcript(messages: &[Message], limit: usize) -> String {
     pieces.join("\n\n")
 }
 
-fn piece(text: &str) -> String {
-    let half = PIECE / 2;
+fn piece(text: &str, most: usize) -> String {
+    let half = most / 2;
     let length = text.chars().count();
-    if length <= PIECE {
+    if length <= most {
         return text.to_owned();
     }
     let head: String = text.chars().take(half).collect();
@@ -112,18 +119,23 @@ fn piece(text: &str) -> String {
     format!("{head}\n[…]\n{tail}")
 }
 
-/// The message that stands for `dropped` from now on.
-pub(super) fn summary(model_says: &str, dropped: &[Message], kept: &[Message]) -> String {
-    let mut text = format!("Summary of the conversation up to here:\n\n{}\n", model_says.trim());
+/// The message that stands for `dropped` from now on. `prompt` is what the user wants of this run.
+pub(super) fn summary(
+    model_says: &str,
+    dropped: &[Message],
+    kept: &[Message],
+    prompt: &str,
+) -> String {
+    let mut text = format!("{HEADING}\n\n{}\n", model_says.trim());
     let files = files(dropped);
     if !files.is_empty() {
-        let _ = write!(text, "\nFiles seen or changed so far: {}.\n", files.join(", "));
+        let _ = write!(text, "\n{FILES_HEADING}{}.\n", files.join(", "));
     }
-    let is_prompt = |message: &&Message| matches!(message, Message::User { .. });
-    if !kept.iter().any(|message| is_prompt(&message))
-        && let Some(Message::User { text: prompt, .. }) = dropped.iter().rev().find(is_prompt)
-    {
-        let _ = write!(text, "\nThe user's present request, go on with it:\n{}\n", piece(prompt));
+    let is_prompt =
+        |message: &Message| matches!(message, Message::User { text, .. } if text == prompt);
+    if !kept.iter().any(is_prompt) && !prompt.is_empty() {
+        let prompt = piece(prompt, PROMPT);
+        let _ = write!(text, "\nThe user's present request, go on with it:\n{prompt}\n");
     }
     text
 }
@@ -132,6 +144,13 @@ pub(super) fn summary(model_says: &str, dropped: &[Message], kept: &[Message]) -
 fn files(messages: &[Message]) -> Vec<String> {
     let mut found: Vec<String> = Vec::new();
     for message in messages {
+        if let Message::User { text, .. } = message
+            && text.starts_with(HEADING)
+        {
+            let earlier = text.lines().find_map(|line| line.strip_prefix(FILES_HEADING));
+            let earlier = earlier.unwrap_or_default().trim_end_matches('.');
+            found.extend(earlier.split(", ").filter(|name| !name.is_empty()).map(str::to_owned));
+        }
         let Message::Assistant { calls, .. } = message else { continue };
         for call in
             calls.iter().filter(|call| matches!(call.name.as_str(), "read" | "write" | "edit"))

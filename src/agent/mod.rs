@@ -8,7 +8,7 @@ use std::collections::{HashSet, VecDeque};
 use serde_json::Value;
 
 use crate::model::{
-    Answer, Attachment, Message, ModelError, Request, Stop, Thinking, ToolCall, ToolSchema, Usage,
+    Ability, Answer, Attachment, Message, ModelError, Request, Stop, Thinking, ToolCall, ToolSchema,
 };
 use repeats::{Repeats, Verdict};
 
@@ -132,8 +132,7 @@ pub struct Settings {
     pub max_tokens: Option<u64>,
     pub temperature: Option<f64>,
     pub thinking: Thinking,
-    /// Whether the model can think, as far as is known.
-    pub thinks: bool,
+    pub ability: Ability,
     /// Tokens that the model takes, if known.
     pub window: Option<u64>,
     /// Whether a conversation that gets too long is summarised.
@@ -162,7 +161,8 @@ pub struct Agent {
     pending: VecDeque<Pending>,
     repeats: Repeats,
     turns: usize,
-    usage: Usage,
+    /// What the user wants, until the run ends: no summary may lose it.
+    prompt: String,
     /// Every id a call has had: results find their call by it.
     ids: HashSet<String>,
     /// Tokens of the first so many messages, as the provider counted them.
@@ -188,16 +188,12 @@ impl Agent {
             pending: VecDeque::new(),
             repeats: Repeats::default(),
             turns: 0,
-            usage: Usage::default(),
+            prompt: String::new(),
             ids,
             counted: None,
             compacting: None,
             compacted: false,
         }
-    }
-
-    pub fn usage(&self) -> Usage {
-        self.usage
     }
 
     /// Model requests so far.
@@ -209,6 +205,7 @@ impl Agent {
     pub fn on(&mut self, event: Event) -> Vec<Effect> {
         match event {
             Event::Prompt { text, attachments } => {
+                self.prompt.clone_from(&text);
                 let kept = self.keep(Message::User { text, attachments });
                 std::iter::once(kept).chain(self.call_model()).collect()
             }
@@ -239,7 +236,8 @@ impl Agent {
         if self.turns >= self.settings.max_turns {
             return vec![Effect::Finish(Outcome::TurnLimit { turns: self.turns })];
         }
-        let full = |window: u64| self.size() + self.settings.reserve > window;
+        // Of a small window no more than a quarter is kept free.
+        let full = |window: u64| self.size() + self.settings.reserve.min(window / 4) > window;
         if self.settings.compact
             && !self.compacted
             && self.messages.len() > 2
@@ -255,7 +253,7 @@ impl Agent {
             max_tokens: self.settings.max_tokens,
             temperature: self.settings.temperature,
             thinking: self.settings.thinking,
-            thinks: self.settings.thinks,
+            ability: self.settings.ability,
             window: self.settings.window,
             cache_key: self.settings.cache_key.clone(),
         })]
@@ -280,15 +278,14 @@ impl Agent {
     }
 
     fn summarised(&mut self, answer: &Answer) -> Vec<Effect> {
-        self.usage += answer.usage;
         let Some(cut) = self.compacting.take() else { return Vec::new() };
-        if answer.text.trim().is_empty() {
+        if answer.text.trim().is_empty() || answer.stop == Stop::Refused {
             let error = "the model gave no summary of a conversation that is too long".to_owned();
             return vec![Effect::Finish(Outcome::ModelFailed(ModelError::TooLong(error)))];
         }
         let before = self.size();
         let kept = self.messages.split_off(cut);
-        let summary = compaction::summary(&answer.text, &self.messages[1..], &kept);
+        let summary = compaction::summary(&answer.text, &self.messages[1..], &kept, &self.prompt);
         self.messages.truncate(1);
         self.messages.push(Message::user(summary.clone()));
         let number = kept.len();
@@ -305,7 +302,6 @@ impl Agent {
     }
 
     fn answered(&mut self, answer: Answer) -> Vec<Effect> {
-        self.usage += answer.usage;
         self.compacted = false;
         let Answer { text, calls, stop, usage, native } = answer;
         let (calls, renamed) = self.unique_ids(calls);
@@ -317,6 +313,11 @@ impl Agent {
             self.counted = Some((usage.input + usage.output, self.messages.len()));
         }
         match stop {
+            Stop::Length if calls.is_empty() && text.trim().is_empty() => {
+                let why = "it reached the token limit before anything was said (--max-tokens)";
+                effects.push(Effect::Finish(Outcome::ModelFailed(ModelError::Broken(why.into()))));
+                return effects;
+            }
             Stop::Length => effects.push(Effect::Tell(Note::AnswerCut)),
             Stop::Refused if calls.is_empty() => {
                 effects.push(Effect::Finish(Outcome::Refused { answer: text }));
@@ -441,7 +442,7 @@ mod tests {
             max_tokens: None,
             temperature: None,
             thinking: Thinking::Auto,
-            thinks: false,
+            ability: Ability::default(),
             window: Some(10_000),
             compact: true,
             reserve: 1_000,
@@ -589,10 +590,13 @@ mod tests {
             agent.on(asks(&[(id, "read", &format!("{{\"x\":\"{id}\"}}"))]));
             agent.on(ended(id));
         }
+        let mut cuts = HashSet::new();
         for keep in 0..200 {
             let cut = 1 + compaction::cut(&agent.messages[1..], keep);
             assert!(!matches!(agent.messages.get(cut), Some(Message::Tool { .. })), "{keep}");
+            cuts.insert(cut);
         }
+        assert!(cuts.len() > 2, "{cuts:?}");
     }
 
     #[test]
@@ -611,5 +615,36 @@ mod tests {
             agent.on(Event::ToolEnded { id, result });
         }
         assert_eq!(repeated, [false, false, false, true, true]);
+    }
+
+    #[test]
+    fn two_summaries_of_one_turn_keep_the_request_the_files_and_each_other() {
+        let mut agent = agent(30);
+        long(&mut agent);
+        agent.on(Event::Compacted(Ok(Answer { text: "first part".into(), ..Answer::default() })));
+        agent.on(asks(&[("c", "edit", "{\"path\":\"d.rs\"}")]));
+        let result = ToolResult::new(ToolStatus::Ok, "y".repeat(60_000));
+        let effects = agent.on(Event::ToolEnded { id: "c".into(), result });
+        let Some(Effect::Compact(asked)) = effects.last() else { panic!("{effects:?}") };
+        let Message::User { text, .. } = &asked.messages[1] else { panic!("{asked:?}") };
+        assert!(text.contains("first part"), "{text}");
+        let answer = Answer { text: "both parts".into(), ..Answer::default() };
+        let effects = agent.on(Event::Compacted(Ok(answer)));
+        let Effect::Keep(Kept::Compaction { summary, .. }) = &effects[0] else {
+            panic!("{effects:?}")
+        };
+        assert!(summary.contains("big.rs, c.rs, d.rs"), "{summary}");
+        assert_eq!(summary.matches("present request").count(), 1, "{summary}");
+        assert!(summary.trim_end().ends_with("go on with it:\np"), "{summary}");
+    }
+
+    #[test]
+    fn a_refused_summary_replaces_nothing() {
+        let mut agent = agent(9);
+        long(&mut agent);
+        let refused =
+            Answer { text: "I will not.".into(), stop: Stop::Refused, ..Answer::default() };
+        let effects = agent.on(Event::Compacted(Ok(refused)));
+        assert!(matches!(effects[..], [Effect::Finish(Outcome::ModelFailed(_))]), "{effects:?}");
     }
 }

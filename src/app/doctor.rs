@@ -1,8 +1,5 @@
 //! `zerostack doctor`: what this machine can confine, found out by doing it, and what is set up.
 
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
-use std::time::Duration;
-
 use serde_json::{Value, json};
 use zerostack_sandbox::{Enforced, Kernel, Launcher, Program, StartError, probe_kernel};
 
@@ -10,7 +7,7 @@ use super::start;
 use crate::model::providers::{OLLAMA_PORT, Provider, built_in};
 use crate::policy::Mode;
 use crate::report::{ExitKind, Report};
-use crate::supervisor::{Host, Rights, Vault, command};
+use crate::supervisor::{Host, Rights, Vault, command, is_listening};
 use crate::ui::text;
 
 pub fn run(launcher: Result<Launcher, Report>, json: bool) -> Result<u8, Report> {
@@ -73,12 +70,6 @@ fn providers(host: &Host) -> Vec<Value> {
     };
     let demo = json!({"name": "demo", "ready": true, "key_variable": null, "base_url": null});
     built_in().iter().map(provider).chain([demo]).collect()
-}
-
-/// Whether a server answers on this port of this machine.
-pub fn is_listening(port: u16) -> bool {
-    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-    TcpStream::connect_timeout(&address, Duration::from_millis(200)).is_ok()
 }
 
 fn print_text(kernel: &Kernel, confined: &Result<Enforced, Report>, providers: &[Value]) {

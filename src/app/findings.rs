@@ -1,5 +1,6 @@
 //! What a security review found: the block of JSON at the end of its answer, as words or as SARIF 2.1.0.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use serde::Deserialize;
@@ -57,8 +58,10 @@ impl Severity {
 /// The answer before the block, and the block.
 fn split(answer: &str) -> Option<(&str, &str)> {
     let at = answer.rfind(OPENING)?;
-    let block = answer[at + OPENING.len()..].trim();
-    Some((&answer[..at], block.strip_suffix("```").unwrap_or(block)))
+    let rest = &answer[at + OPENING.len()..];
+    // The block ends with a fence of its own; what is said after it is not part of it.
+    let block = rest.split_once("\n```").map_or(rest, |(block, _)| block);
+    Some((&answer[..at], block))
 }
 
 /// The findings of an answer. An answer without them, or with broken ones, is an error: silence would
@@ -99,11 +102,18 @@ pub fn in_words(answer: &str) -> String {
 /// A SARIF log with one run.
 pub fn sarif(found: &[Finding]) -> Value {
     let rule_of = |finding: &Finding| finding.cwe.clone().unwrap_or_else(|| "finding".into());
-    let mut rules: Vec<String> = found.iter().map(rule_of).collect();
-    rules.sort();
-    rules.dedup();
+    // Code hosts sort by the worst number of a rule.
+    let mut rules: BTreeMap<String, &str> = BTreeMap::new();
+    for finding in found {
+        let (_, number) = finding.severity.sarif();
+        let worst = rules.entry(rule_of(finding)).or_insert(number);
+        if *worst < number {
+            *worst = number;
+        }
+    }
+    let rule = |(id, number): (&String, &&str)| json!({"id": id, "properties": {"security-severity": number, "tags": ["security"]}});
     let result = |finding: &Finding| {
-        let (level, number) = finding.severity.sarif();
+        let (level, _) = finding.severity.sarif();
         let mut place = json!({"artifactLocation": {"uri": uri(&finding.file)}});
         if let Some(line) = finding.line.filter(|line| *line > 0) {
             place["region"] = json!({"startLine": line});
@@ -116,7 +126,7 @@ pub fn sarif(found: &[Finding]) -> Value {
             "level": level,
             "message": {"text": words.join("\n\n")},
             "locations": [{"physicalLocation": place}],
-            "properties": {"severity": finding.severity.word(), "security-severity": number},
+            "properties": {"severity": finding.severity.word()},
         })
     };
     json!({
@@ -126,7 +136,7 @@ pub fn sarif(found: &[Finding]) -> Value {
             "tool": {"driver": {
                 "name": "zerostack",
                 "semanticVersion": env!("CARGO_PKG_VERSION"),
-                "rules": rules.iter().map(|id| json!({"id": id})).collect::<Vec<_>>(),
+                "rules": rules.iter().map(rule).collect::<Vec<_>>(),
             }},
             "results": found.iter().map(result).collect::<Vec<_>>(),
         }],
@@ -174,5 +184,6 @@ mod tests {
         assert!(parse("All is well.").is_err());
         assert!(parse("```findings\n[{\"title\": 1}]\n```").is_err());
         assert_eq!(in_words("All is well."), "All is well.");
+        assert!(parse("```findings\n[]\n```\nThat is all.").unwrap().is_empty());
     }
 }

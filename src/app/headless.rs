@@ -1,8 +1,13 @@
 //! `zerostack -p`: one prompt, its answer on standard output, everything else on standard error.
 
 use std::cell::RefCell;
+use std::collections::HashMap;
 use std::future::Future;
 use std::io::{IsTerminal, Read};
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+
+use nix::poll::{PollFd, PollFlags, poll};
 
 use serde_json::{Value, json};
 use tokio::signal::unix::{SignalKind, signal};
@@ -15,22 +20,25 @@ use super::start::{self, Project};
 use crate::agent::{Outcome, Settings, ToolStatus};
 use crate::cli::{OutputFormat, RunFlags};
 use crate::config::{Config, EditSystem};
-use crate::model::ToolSchema;
-use crate::model::demo;
 use crate::model::providers::DEMO;
+use crate::model::{Message, ToolSchema, demo};
 use crate::policy::{Action, Judge, Mode, Rule};
 use crate::prompt::{self, Prompt, Surroundings};
 use crate::report::{ExitKind, Report};
-use crate::session::{Journal, State};
+use crate::session::{Journal, Loaded, State};
 use crate::supervisor::{
     AgentEvent, Broker, Cells, Host, Options, Outputs, Record, Recorder, RunResult, Session,
 };
-use crate::tools::{Definition, definitions};
+use crate::tools::{Definition, Kind, definitions};
 use crate::ui::text;
 use crate::wire::Takes;
 
 /// Most piped input that becomes part of the prompt, bytes.
 const INPUT_LIMIT: u64 = 10 * 1024 * 1024;
+/// How long the first byte of piped input is waited for if there is a prompt without it, milliseconds.
+const INPUT_WAIT: u16 = 3_000;
+/// Most tokens of an answer that are asked for where the user has said nothing.
+const MOST_TOKENS: u64 = 32_000;
 
 pub fn run(launcher: Launcher, flags: RunFlags) -> Result<u8, Report> {
     let runtime = start::runtime()?;
@@ -41,7 +49,11 @@ pub fn run(launcher: Launcher, flags: RunFlags) -> Result<u8, Report> {
 }
 
 async fn headless(launcher: Launcher, flags: RunFlags) -> Result<u8, Report> {
-    let prompt_text = prompt_text(&flags.message)?;
+    let command = typed_command(&flags.message);
+    let prompt_text = match command {
+        Some(_) => String::new(),
+        None => prompt_text(&flags.message)?,
+    };
     let (mut host, resumed) = resume::place(&flags)?;
     let cells = Cells::new(launcher);
     let layer = resumed.as_ref().map(Resumed::layer);
@@ -50,7 +62,7 @@ async fn headless(launcher: Launcher, flags: RunFlags) -> Result<u8, Report> {
         eprintln!("warning: {}", text::clean(warning));
     }
     start::warn_incomplete(&host);
-    let session = prepare(cells, host, &flags, &project, resumed).await?;
+    let session = prepare(cells, host, &flags, &project, resumed, command.is_some()).await?;
     let facts = Facts {
         provider: session.provider,
         model: session.inner.settings.model.clone(),
@@ -58,24 +70,29 @@ async fn headless(launcher: Launcher, flags: RunFlags) -> Result<u8, Report> {
         session: session.inner.record.id(),
         format: flags.output_format,
     };
-    if let Some(command) = prompt_text.strip_prefix('!').filter(|_| typed_command(&flags.message)) {
-        return Ok(shell(&session.inner, command).await);
+    if let Some(command) = command {
+        return Ok(shell(&session.inner, &command).await);
     }
     facts.begin();
+    for file in &project.context {
+        let trust = if file.trusted { "trusted" } else { "not trusted" };
+        let path = text::line(&file.path.display().to_string(), 200);
+        eprintln!("zerostack: told the model {path} ({trust})");
+    }
     let mut interrupted = std::pin::pin!(interrupted()?);
     let tell = |event: AgentEvent| facts.show(&event);
     let result = session.inner.run(prompt_text, Vec::new(), &tell, interrupted.as_mut()).await;
     Ok(facts.end(&result))
 }
 
-/// Whether the user typed `!command`: what is piped in is never run.
-fn typed_command(message: &[String]) -> bool {
-    message.first().is_some_and(|word| word.starts_with('!'))
+/// The command of a typed `!command`. What is piped in is no part of it.
+fn typed_command(message: &[String]) -> Option<String> {
+    message.join(" ").strip_prefix('!').map(|command| command.trim().to_owned())
 }
 
-/// Runs a command of the user's in a cell and exits as it did.
+/// Runs a command of the user's in a cell; exits with 1 if it failed.
 async fn shell(session: &Session, command: &str) -> u8 {
-    let result = session.shell(command.trim()).await;
+    let result = session.shell(command).await;
     if result.status == ToolStatus::Denied {
         eprintln!("denied: {}", text::clean(&result.text));
         return ExitKind::Denied.code();
@@ -97,17 +114,30 @@ async fn prepare(
     flags: &RunFlags,
     project: &Project,
     resumed: Option<Resumed>,
+    only_command: bool,
 ) -> Result<Prepared, Report> {
     let config = &project.resolved.config;
     let prompt = chosen_prompt(config, &host, project)?;
-    let mode = prompt.mode_under(config.mode.unwrap_or(Mode::Standard));
+    let users_mode = config.mode.unwrap_or(Mode::Standard);
+    let mode = prompt.mode_under(users_mode);
     let (groups, policy) = start::policy(mode, &host)?;
     let mut rules = start::rules(&config.allow, &config.ask, &config.deny, &host.workspace)?;
     let model = match &flags.replay {
         Some(path) => Model::replayed(path, config)?,
+        // A command of the user's needs no model.
+        None if only_command => Model::scripted(),
         None => Model::choose(&with_prompts_model(config, &prompt), &host, flags.api_key.clone())?,
     };
-    if model.provider == DEMO {
+    if let Some(resumed) = resumed.as_ref().filter(|_| !only_command) {
+        resumed.check_place(&model.base_url, flags)?;
+    }
+    if config.max_cost.is_some() && model.facts.price.is_none() {
+        eprintln!(
+            "warning: the price of {} is not known: --max-cost cannot hold",
+            text::line(&model.name, 80)
+        );
+    }
+    if model.provider == DEMO && !only_command {
         for probe in demo::PROBES {
             let rule = Rule::parse(Action::Allow, &format!("bash({probe})"), &host.workspace);
             rules.push(rule.map_err(Report::error)?);
@@ -120,8 +150,11 @@ async fn prepare(
         None => None,
     };
     let hashed = config.edit_system == Some(EditSystem::Hashedit);
-    let tools = offered(flags, config, &prompt, hashed)?;
-    let (journal, state, earlier, seen) = saved(config, flags, &host, &resumed)?;
+    let mut tools = offered(flags, config, &prompt, hashed)?;
+    if prompt.only_looks(mode) {
+        tools.retain(|tool| !matches!(tool.kind, Kind::Changes | Kind::Command));
+    }
+    let Saved { journal, state, earlier, seen } = saved(config, flags, &host, resumed)?;
     let outputs = journal.as_ref().map(|journal| journal.path().with_extension("outputs"));
     let takes = Takes {
         images: model.facts.images == Some(true),
@@ -133,9 +166,13 @@ async fn prepare(
         .map_err(|error| start::start_report(&error))?;
     let record = Record::new(journal, state, model.facts.price);
     record.set(|state| {
-        state.provider = model.provider.clone();
-        state.model = model.name.clone();
-        state.mode = mode.name().into();
+        if !only_command || state.provider.is_empty() {
+            state.provider = model.provider.clone();
+            state.base_url = model.base_url.clone();
+            state.model = model.name.clone();
+        }
+        // The prompt's own limits come back with the prompt.
+        state.mode = users_mode.name().into();
         state.prompt = prompt.name.clone();
         if flags.name.is_some() {
             state.name = flags.name.clone();
@@ -144,12 +181,12 @@ async fn prepare(
     let settings = Settings {
         system_prompt: system_prompt(&prompt, &broker, project),
         model: model.name,
-        tools,
+        tools: tools.into_iter().map(schema).collect(),
         max_turns: usize::try_from(config.max_turns.unwrap_or(200)).unwrap_or(usize::MAX),
-        max_tokens: config.max_tokens,
+        max_tokens: config.max_tokens.or(model.facts.output.map(|most| most.min(MOST_TOKENS))),
         temperature: config.temperature,
         thinking: config.thinking.unwrap_or_default(),
-        thinks: model.facts.thinks == Some(true),
+        ability: model.facts.ability(),
         window: model.facts.window,
         compact: config.compact != Some(false),
         reserve: config.reserve_tokens.unwrap_or_default(),
@@ -157,36 +194,47 @@ async fn prepare(
         cache_key: record.id(),
     };
     let (backend, max_cost) = (model.backend, config.max_cost);
-    let inner = Session { broker, backend, recorder, settings, record, max_cost, earlier };
+    let inner = Session {
+        broker,
+        backend,
+        recorder,
+        settings,
+        record,
+        max_cost,
+        earlier,
+        approver: None,
+        rules_file: None,
+        refused: RefCell::default(),
+    };
     Ok(Prepared { inner, provider: model.provider })
 }
 
-type Saved = (
-    Option<Journal>,
-    State,
-    Vec<crate::model::Message>,
-    std::collections::HashMap<std::path::PathBuf, String>,
-);
-
 /// The session to write to, and what it holds so far.
+#[derive(Default)]
+struct Saved {
+    journal: Option<Journal>,
+    state: State,
+    earlier: Vec<Message>,
+    seen: HashMap<PathBuf, String>,
+}
+
 fn saved(
     config: &Config,
     flags: &RunFlags,
     host: &Host,
-    resumed: &Option<Resumed>,
+    resumed: Option<Resumed>,
 ) -> Result<Saved, Report> {
-    if let Some(Resumed { loaded, .. }) = resumed {
-        let journal = Journal::open(&loaded.path).map_err(Report::error)?;
+    if let Some(Resumed { loaded, journal }) = resumed {
         if loaded.damaged > 0 {
             eprintln!("warning: {} unreadable lines of the session are left out", loaded.damaged);
         }
-        let (state, seen) = (loaded.state.clone(), loaded.seen.clone());
-        return Ok((Some(journal), state, loaded.messages.clone(), seen));
+        let Loaded { state, messages: earlier, seen, .. } = loaded;
+        return Ok(Saved { journal: Some(journal), state, earlier, seen });
     }
-    let mut saved = (None, State::default(), Vec::new(), Default::default());
+    let mut saved = Saved::default();
     if config.save_sessions != Some(false) {
         match Journal::create(&host.sessions(), &host.workspace) {
-            Ok(journal) => saved.0 = Some(journal),
+            Ok(journal) => saved.journal = Some(journal),
             Err(error) if flags.name.is_some() => return Err(Report::error(error)),
             // A home that cannot be written is no reason not to work.
             Err(error) => eprintln!("warning: the session is not saved: {error}"),
@@ -199,7 +247,7 @@ fn saved(
 fn prompt_text(message: &[String]) -> Result<String, Report> {
     let mut prompt = message.join(" ");
     let input = std::io::stdin();
-    if !input.is_terminal() {
+    if !input.is_terminal() && (prompt.is_empty() || something_comes(&input)) {
         let mut bytes = Vec::new();
         let read = input.lock().take(INPUT_LIMIT + 1).read_to_end(&mut bytes);
         // A closed standard input is an empty one.
@@ -225,6 +273,17 @@ fn prompt_text(message: &[String]) -> Result<String, Report> {
     Ok(prompt)
 }
 
+/// Whether anything, or an end, comes on standard input. With a prompt in the arguments, a pipe that
+/// nobody writes to must not hold up the run.
+fn something_comes(input: &std::io::Stdin) -> bool {
+    let mut waiting = [PollFd::new(input.as_fd(), PollFlags::POLLIN)];
+    let comes = poll(&mut waiting, INPUT_WAIT).is_ok_and(|ready| ready > 0);
+    if !comes {
+        eprintln!("zerostack: nothing came on standard input; going on without it");
+    }
+    comes
+}
+
 /// Completes at SIGINT or SIGTERM.
 fn interrupted() -> Result<impl Future<Output = ()>, Report> {
     let listen = |kind| {
@@ -240,37 +299,44 @@ fn interrupted() -> Result<impl Future<Output = ()>, Report> {
     })
 }
 
-/// All prompts: built in, then the user's own, which may replace one, then those of a trusted project.
-fn prompts(host: &Host, project: &Project) -> Result<Vec<Prompt>, Report> {
-    let mut all = prompt::built_in();
+/// All prompts by name: built in, then the user's own, which may replace one, then those of a trusted
+/// project. One with an error only matters to who wants it.
+fn prompts(host: &Host, project: &Project) -> Vec<(String, Result<Prompt, String>)> {
+    let built_in = prompt::built_in().into_iter();
+    let mut all: Vec<_> = built_in.map(|prompt| (prompt.name.clone(), Ok(prompt))).collect();
     let directory = host.configuration().join("prompts");
     let mut files: Vec<_> =
         std::fs::read_dir(&directory).into_iter().flatten().flatten().map(|it| it.path()).collect();
     files.sort();
     for path in files.into_iter().filter(|path| path.extension().is_some_and(|kind| kind == "md")) {
         let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-        let text = std::fs::read_to_string(&path)
-            .map_err(|error| Report::error(format!("cannot read {}: {error}", path.display())))?;
-        let own = Prompt::parse(&name, &text).map_err(Report::error)?;
-        all.retain(|known| known.name != own.name);
-        all.push(own);
+        let read = std::fs::read_to_string(&path).map_err(|error| error.to_string());
+        let own =
+            read.and_then(|text| Prompt::parse(&name, &text).map_err(|error| error.to_string()));
+        all.retain(|(known, _)| *known != name);
+        all.push((name, own));
     }
     for (name, text) in &project.prompts {
-        if !all.iter().any(|known| known.name == *name) {
-            all.push(Prompt::parse(name, text).map_err(Report::error)?);
+        if !all.iter().any(|(known, _)| known == name) {
+            let own = Prompt::parse(name, text).map_err(|error| error.to_string());
+            all.push((name.clone(), own));
         }
     }
-    Ok(all)
+    all
 }
 
 fn chosen_prompt(config: &Config, host: &Host, project: &Project) -> Result<Prompt, Report> {
     let wanted = config.prompt.as_deref().unwrap_or("code");
-    let all = prompts(host, project)?;
-    all.iter().find(|prompt| prompt.name == wanted).cloned().ok_or_else(|| {
-        let names: Vec<&str> = all.iter().map(|prompt| prompt.name.as_str()).collect();
-        Report::usage(format!("there is no prompt {wanted:?}"))
-            .hint(format!("the prompts are {}", names.join(", ")))
-    })
+    let all = prompts(host, project);
+    match all.iter().find(|(name, _)| name == wanted) {
+        Some((_, Ok(prompt))) => Ok(prompt.clone()),
+        Some((_, Err(error))) => Err(Report::error(error)),
+        None => {
+            let names: Vec<&str> = all.iter().map(|(name, _)| name.as_str()).collect();
+            Err(Report::usage(format!("there is no prompt {wanted:?}"))
+                .hint(format!("the prompts are {}", names.join(", "))))
+        }
+    }
 }
 
 /// A prompt's own model counts unless the user has chosen one.
@@ -286,7 +352,7 @@ fn offered(
     config: &Config,
     prompt: &Prompt,
     hashed: bool,
-) -> Result<Vec<ToolSchema>, Report> {
+) -> Result<Vec<Definition>, Report> {
     let mut tools = definitions(hashed);
     for names in [&config.tools, &prompt.tools].into_iter().flatten() {
         for name in names {
@@ -301,12 +367,15 @@ fn offered(
     if flags.no_tools {
         tools.clear();
     }
-    let schema = |tool: Definition| ToolSchema {
+    Ok(tools)
+}
+
+fn schema(tool: Definition) -> ToolSchema {
+    ToolSchema {
         name: tool.name.to_owned(),
         description: tool.description.to_owned(),
         parameters: tool.schema,
-    };
-    Ok(tools.into_iter().map(schema).collect())
+    }
 }
 
 fn system_prompt(prompt: &Prompt, broker: &Broker, project: &Project) -> String {

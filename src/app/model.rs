@@ -3,7 +3,6 @@
 use std::cell::RefCell;
 use std::path::Path;
 
-use super::doctor::is_listening;
 use crate::config::{Config, KeyPlace};
 use crate::model::Api;
 use crate::model::catalog::Facts;
@@ -11,11 +10,13 @@ use crate::model::providers::{self, DEFAULT, DEMO, OLLAMA_PORT, OLLAMA_WINDOW, P
 use crate::model::tape::Tape;
 use crate::nearest::nearest;
 use crate::report::{ExitKind, Report};
-use crate::supervisor::{Backend, Host, KeyError, KeySource, Network, Vault};
+use crate::supervisor::{Backend, Host, KeyError, KeySource, Network, Vault, is_listening};
 
 /// The chosen model, ready to answer.
 pub struct Model {
     pub provider: String,
+    /// Where it is; empty if it is nowhere.
+    pub base_url: String,
     pub name: String,
     pub facts: Facts,
     pub backend: Backend,
@@ -66,18 +67,25 @@ impl Model {
         let tape = Tape::parse(&text).map_err(|error| failed(&error))?;
         let name = config.model.clone().unwrap_or_else(|| "recorded".into());
         let backend = Backend::Replay(RefCell::new(tape));
-        Ok(Model { provider: "replay".into(), name, facts: Facts::default(), backend })
+        let base_url = String::new();
+        Ok(Model { provider: "replay".into(), base_url, name, facts: Facts::default(), backend })
+    }
+
+    /// The script that is built in.
+    pub fn scripted() -> Model {
+        Model {
+            provider: DEMO.into(),
+            base_url: String::new(),
+            name: "script".into(),
+            facts: Facts::default(),
+            backend: Backend::Demo,
+        }
     }
 
     pub fn choose(config: &Config, host: &Host, api_key: Option<String>) -> Result<Model, Report> {
         let wanted = config.provider.as_deref().unwrap_or(DEFAULT);
         if wanted == DEMO {
-            return Ok(Model {
-                provider: DEMO.into(),
-                name: "script".into(),
-                facts: Facts::default(),
-                backend: Backend::Demo,
-            });
+            return Ok(Model::scripted());
         }
         let all = providers(config)?;
         let mut provider = all
@@ -106,10 +114,20 @@ impl Model {
             let known = facts.window.unwrap_or(OLLAMA_WINDOW);
             facts.window = Some(own.unwrap_or(known.min(OLLAMA_WINDOW)));
         }
-        let label = provider.name.clone();
+        let (label, base_url) = (provider.name.clone(), provider.base_url.clone());
+        if provider.api != Api::Messages {
+            // Only that protocol needs to be told how long an answer may be.
+            facts.output = None;
+        }
         let network = Network::new(provider, key, &host.environment)
             .map_err(|error| Report::new(ExitKind::Model, error))?;
-        Ok(Model { provider: label, name, facts, backend: Backend::Http(Box::new(network)) })
+        Ok(Model {
+            provider: label,
+            base_url,
+            name,
+            facts,
+            backend: Backend::Http(Box::new(network)),
+        })
     }
 }
 

@@ -5,17 +5,34 @@ use toml::Table;
 use super::start;
 use crate::cli::RunFlags;
 use crate::config::{Layer, Origin};
+use crate::model::providers::DEMO;
 use crate::report::Report;
-use crate::session::{self, Loaded, Summary};
+use crate::session::{self, Journal, Loaded, Summary};
 use crate::supervisor::Host;
 use crate::ui::text;
 
-/// A session that goes on.
+/// A session that goes on, locked.
 pub struct Resumed {
     pub loaded: Loaded,
+    pub journal: Journal,
 }
 
 impl Resumed {
+    /// Refuses to send a conversation to another place than it was held with, unless that was typed.
+    pub fn check_place(&self, base_url: &str, flags: &RunFlags) -> Result<(), Report> {
+        let before = &self.loaded.state.base_url;
+        let typed =
+            flags.provider.is_some() || flags.base_url.is_some() || flags.quick_model.is_some();
+        if typed || before.is_empty() || before == base_url {
+            return Ok(());
+        }
+        let (before, base_url) = (text::clean(before), text::clean(base_url));
+        Err(Report::usage(format!(
+            "this session was held with {before}; going on would send all of it to {base_url}"
+        ))
+        .hint(format!("say where it is to go: --base-url {before}, or --provider NAME")))
+    }
+
     /// What it brings: its provider, model and prompt, and its mode where that is the stricter one.
     pub fn layer(&self) -> Layer {
         let state = &self.loaded.state;
@@ -26,9 +43,10 @@ impl Resumed {
             ("mode", &state.mode),
             ("prompt", &state.prompt),
         ];
+        // A recording or a script is nothing to go on with.
+        let real = !matches!(state.provider.as_str(), "replay" | DEMO);
         for (key, value) in values {
-            // A recording is no provider to go on with.
-            if !value.is_empty() && value != "replay" {
+            if !value.is_empty() && (real || !matches!(key, "provider" | "model")) {
                 table.insert(key.into(), value.as_str().into());
             }
         }
@@ -38,12 +56,14 @@ impl Resumed {
 
 /// The host as the run sees it, in the session's own directory if one goes on.
 pub fn place(flags: &RunFlags) -> Result<(Host, Option<Resumed>), Report> {
-    let host = start::host(&flags.scope.add_dir)?;
+    let host = start::host_of(flags)?;
     let Some(summary) = wanted(flags, &host)? else { return Ok((host, None)) };
+    // Locked first: what is read then is what is gone on with.
+    let journal = Journal::open(&summary.path).map_err(Report::error)?;
     let loaded = session::load(&summary.path).map_err(Report::error)?;
     let directory = &loaded.header.directory;
     if *directory == host.workspace {
-        return Ok((host, Some(Resumed { loaded })));
+        return Ok((host, Some(Resumed { loaded, journal })));
     }
     std::env::set_current_dir(directory).map_err(|error| {
         Report::error(format!(
@@ -56,7 +76,7 @@ pub fn place(flags: &RunFlags) -> Result<(Host, Option<Resumed>), Report> {
         "zerostack: the session goes on in {}",
         text::clean(&directory.display().to_string())
     );
-    Ok((start::host(&flags.scope.add_dir)?, Some(Resumed { loaded })))
+    Ok((start::host_of(flags)?, Some(Resumed { loaded, journal })))
 }
 
 fn wanted(flags: &RunFlags, host: &Host) -> Result<Option<Summary>, Report> {

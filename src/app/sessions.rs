@@ -9,7 +9,7 @@ use super::{resume, start};
 use crate::cli::SessionsCommand;
 use crate::policy::{Judge, Mode};
 use crate::report::Report;
-use crate::session::{self, Entry, Format, Journal, Summary};
+use crate::session::{self, Change, Entry, Format, Journal, Summary, Turn};
 use crate::supervisor::{Broker, Cells, Host, Options};
 use crate::ui::text;
 
@@ -61,7 +61,7 @@ pub fn run(
             say!("{id}");
             Ok(0)
         }
-        SessionsCommand::Undo { session, turns } => undo(launcher()?, session, turns),
+        SessionsCommand::Undo { session, turns, force } => undo(launcher()?, session, turns, force),
     }
 }
 
@@ -119,7 +119,7 @@ fn export(summary: &Summary, format: Format, output: Option<&Path>) -> Result<u8
 }
 
 /// Takes back the last prompts: the files first, and only then what was said.
-fn undo(launcher: Launcher, wanted: Option<String>, turns: u64) -> Result<u8, Report> {
+fn undo(launcher: Launcher, wanted: Option<String>, turns: u64, force: bool) -> Result<u8, Report> {
     let mut host = start::host(&[])?;
     let summary = match wanted {
         Some(name) => session::find(&host.sessions(), &name).map_err(Report::usage)?,
@@ -130,8 +130,8 @@ fn undo(launcher: Launcher, wanted: Option<String>, turns: u64) -> Result<u8, Re
         return Err(Report::usage(format!("session {} works in {directory}", summary.id))
             .hint(format!("cd {directory}")));
     }
-    let loaded = session::load(&summary.path).map_err(Report::error)?;
     let mut journal = Journal::open(&summary.path).map_err(Report::error)?;
+    let loaded = session::load(&summary.path).map_err(Report::error)?;
     let available = loaded.turns.len() as u64;
     if turns > available {
         return Err(Report::usage(format!("the session has {available} prompts to take back")));
@@ -144,20 +144,46 @@ fn undo(launcher: Launcher, wanted: Option<String>, turns: u64) -> Result<u8, Re
     let broker = runtime
         .block_on(Broker::start(cells, judge, host, Options::default()))
         .map_err(|error| start::start_report(&error))?;
+    let mut possible = Vec::new();
     let mut left = 0;
-    for turn in loaded.turns.iter().rev().take(turns as usize) {
-        for change in turn.changes.iter().rev() {
-            let name = text::clean(&change.path.display().to_string());
-            match runtime.block_on(broker.restore(change)) {
-                Ok(_) => say!("restored {name}"),
-                Err(why) => {
-                    left += 1;
-                    eprintln!("not restored: {}", text::clean(&why));
-                }
+    for change in net_changes(&loaded.turns, turns as usize) {
+        match runtime.block_on(broker.restore(&change, true)) {
+            Ok(_) => possible.push(change),
+            Err(why) => {
+                left += 1;
+                eprintln!("cannot be restored: {}", text::clean(&why));
+            }
+        }
+    }
+    if left > 0 && !force {
+        return Err(Report::error("nothing was taken back")
+            .hint("--force takes back the rest and leaves those files as they are"));
+    }
+    for change in possible {
+        let name = text::clean(&change.path.display().to_string());
+        match runtime.block_on(broker.restore(&change, false)) {
+            Ok(_) => say!("restored {name}"),
+            Err(why) => {
+                left += 1;
+                eprintln!("not restored: {}", text::clean(&why));
             }
         }
     }
     journal.add(Entry::Undone(turns)).map_err(Report::error)?;
     say!("took back {turns} of {available} prompts; what commands changed is not undone");
     Ok(u8::from(left > 0))
+}
+
+/// What the last turns did to each file together: from what it was before the first change to what the
+/// last one made of it.
+fn net_changes(turns: &[Turn], last: usize) -> Vec<Change> {
+    let mut changes: Vec<Change> = Vec::new();
+    let begin = turns.len().saturating_sub(last);
+    for change in turns[begin..].iter().flat_map(|turn| &turn.changes) {
+        match changes.iter_mut().find(|known| known.path == change.path) {
+            Some(known) => known.after.clone_from(&change.after),
+            None => changes.push(change.clone()),
+        }
+    }
+    changes
 }

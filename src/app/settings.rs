@@ -37,7 +37,7 @@ pub fn run(command: ConfigCommand) -> Result<u8, Report> {
 
 /// `--print-config`: as a run with these flags would see it.
 pub fn print_config(flags: &RunFlags) -> Result<u8, Report> {
-    let host = start::host(&flags.scope.add_dir)?;
+    let host = start::host_of(flags)?;
     let resolved = start::settings(&host, flags)?;
     resolved.warnings.iter().for_each(|warning| eprintln!("warning: {}", text::clean(warning)));
     print(&resolved);
@@ -56,7 +56,10 @@ pub fn trust(launcher: Launcher, remove: bool) -> Result<u8, Report> {
     let mut trust = Trust::load(host.trust_file());
     trust.forget_below(&host.workspace);
     if !remove {
-        for (path, text) in start::collect(&Cells::new(launcher), &mut host)? {
+        let workspace = host.workspace.clone();
+        let mut collected = start::collect(&Cells::new(launcher), &mut host)?;
+        collected.retain(|(path, _)| path.starts_with(&workspace));
+        for (path, text) in collected {
             trust.add(&path, &text);
             say!("trusted as it is now: {}", text::clean(&path.display().to_string()));
         }

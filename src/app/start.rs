@@ -7,6 +7,7 @@ use zerostack_sandbox::{Failure, StartError};
 
 use crate::cli::{ModeFlags, RuleFlags, RunFlags};
 use crate::config::{self, Ceiling, Config, ConfigError, Layer, Origin, Resolved, Trust};
+use crate::nearest::nearest;
 use crate::policy::{Action, Groups, Judge, Mode, Policy, Rule};
 use crate::prompt::ContextFile;
 use crate::report::{ExitKind, Report};
@@ -35,7 +36,9 @@ pub fn policy(mode: Mode, host: &Host) -> Result<(Groups, Policy), Report> {
     let groups = Groups::load().map_err(Report::error)?;
     let file = host.configuration().join("policies").join(format!("{mode}.toml"));
     let name = file.display().to_string();
-    let policy = match own_file(&file)? {
+    // Under a ceiling a mode is what it says it is.
+    let own = if ceiling()?.is_some() { None } else { own_file(&file)? };
+    let policy = match own {
         Some(text) => Policy::parse(&name, &text, &groups),
         None => Policy::load(mode, &groups),
     };
@@ -70,10 +73,14 @@ fn own_file(file: &Path) -> Result<Option<String>, Report> {
     }
 }
 
-/// The files of the user's settings, in the order in which they count.
-pub fn config_files(host: &Host) -> [PathBuf; 2] {
-    ["config.json", "config.toml"].map(|name| host.configuration().join(name))
+/// The files of the user's settings, in the order in which they count. The last one holds the rules
+/// that were given with the answer "always".
+pub fn config_files(host: &Host) -> [PathBuf; 3] {
+    ["config.json", "config.toml", RULES].map(|name| host.configuration().join(name))
 }
+
+/// Where rules go that were given with the answer "always".
+const RULES: &str = "rules.toml";
 
 /// The user's layer.
 fn user_layers(host: &Host) -> Result<(Vec<Layer>, Vec<String>), Report> {
@@ -159,6 +166,7 @@ fn command_line(flags: &RunFlags) -> Layer {
     set("allow", list(&flags.rules.allow));
     set("ask", list(&flags.rules.ask));
     set("deny", list(&flags.rules.deny));
+    set("add_dirs", list(&flags.scope.add_dir));
     Layer { origin: Origin::CommandLine, table }
 }
 
@@ -180,6 +188,13 @@ pub fn config_report(error: ConfigError) -> Report {
         _ => Report::error(error),
     };
     report.hint("`zerostack config schema` lists every key with its type")
+}
+
+/// The host of a run, with the directories that the settings and the flags add.
+pub fn host_of(flags: &RunFlags) -> Result<Host, Report> {
+    let plain = host(&[])?;
+    let added = resolve(&plain, Some(flags), None, None)?.config.add_dirs;
+    if added.is_empty() { Ok(plain) } else { host(&added) }
 }
 
 /// The settings of the user, the environment and the command line, without the project's.
@@ -206,6 +221,15 @@ fn resolve(
     layers.push(environment_layer(host));
     layers.extend(flags.map(command_line));
     let mut resolved = config::resolve(layers, ceiling()?).map_err(config_report)?;
+    if let Some(quick) = flags.and_then(|flags| flags.quick_model.as_ref())
+        && !resolved.config.quick_models.contains_key(quick)
+    {
+        let names: Vec<&str> = resolved.config.quick_models.keys().map(String::as_str).collect();
+        let near = nearest(quick, names.iter().copied());
+        let near = near.map(|name| format!("; did you mean {name}?")).unwrap_or_default();
+        return Err(Report::usage(format!("there is no quick model {quick:?}{near}"))
+            .hint(format!("your settings have: {}", names.join(", "))));
+    }
     warnings.append(&mut resolved.warnings);
     resolved.warnings = warnings;
     Ok(resolved)
@@ -246,6 +270,10 @@ pub async fn project(
         supervisor::scan(cells, &policy, &groups, after, host, &[]).await.map_err(failed)?;
     }
     let mut project = Project { resolved, context: Vec::new(), prompts: Vec::new() };
+    let own = host.configuration().join("AGENTS.md");
+    if let Some(text) = own_file(&own)? {
+        project.context.push(ContextFile { path: own, text, trusted: true });
+    }
     for (path, text) in collected {
         let trusted = trust.holds(&path, &text);
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -343,7 +371,7 @@ pub fn mode(host: &Host, flags: &ModeFlags) -> Result<Mode, Report> {
     let resolved = user_settings(host)?;
     let (_, ceiling) = ceiling()?.unzip();
     match (flags.typed(), ceiling.and_then(|ceiling| ceiling.mode)) {
-        (Some(typed), Some(most)) if typed > most => {
+        (Some(typed), Some(most)) if !typed.at_most(most) => {
             Err(Report::usage(format!("{CEILING} allows at most mode {most}")))
         }
         (typed, _) => Ok(typed.or(resolved.config.mode).unwrap_or(Mode::Standard)),

@@ -68,8 +68,6 @@ pub struct Resolved {
 
 /// Lists that grow from layer to layer.
 const GROWING: [&str; 4] = ["allow", "ask", "deny", "add_dirs"];
-/// What a project may say, and only to tighten.
-const OF_PROJECT: [&str; 6] = ["mode", "ask", "deny", "tools", "prompt", "context_files"];
 
 /// What is set where nobody has set anything.
 pub const DEFAULTS: &str = r#"
@@ -104,6 +102,13 @@ pub fn resolve(
             Origin::Session => never_looser(layer.table, &merged),
             _ => layer.table,
         };
+        if another_provider(&table, &merged) {
+            // What was set for one provider means nothing to another one, least of all the address.
+            for key in ["model", "base_url", "api"] {
+                merged.remove(key);
+                values.remove(key);
+            }
+        }
         merge(&mut merged, table, "", &layer.origin, &mut values);
     }
     quick_model(&mut merged, &mut values);
@@ -146,13 +151,18 @@ fn merge(
     }
 }
 
+fn another_provider(table: &Table, so_far: &Table) -> bool {
+    table.get("provider").is_some_and(|provider| Some(provider) != so_far.get("provider"))
+}
+
 fn mode_of(table: &Table) -> Option<Mode> {
     table.get("mode").cloned().and_then(|mode| Mode::deserialize(mode).ok())
 }
 
 /// A resumed session brings its mode only where that is the stricter one.
 fn never_looser(mut table: Table, so_far: &Table) -> Table {
-    if mode_of(&table) >= mode_of(so_far) {
+    let stricter = mode_of(&table).zip(mode_of(so_far));
+    if !stricter.is_some_and(|(own, present)| own.at_most(present)) {
         table.remove("mode");
     }
     table
@@ -163,6 +173,12 @@ fn quick_model(merged: &mut Table, values: &mut BTreeMap<String, (Value, Origin)
     let Some(name) = merged.get("model").and_then(Value::as_str) else { return };
     let quick = merged.get("quick_models").and_then(|all| all.get(name)).cloned();
     let Some(Value::Table(quick)) = quick else { return };
+    if another_provider(&quick, merged) {
+        for key in ["base_url", "api"] {
+            merged.remove(key);
+            values.remove(key);
+        }
+    }
     let origin = values.get("model").map_or(Origin::BuiltIn, |(_, origin)| origin.clone());
     for key in ["provider", "model"] {
         if let Some(value) = quick.get(key) {
@@ -179,11 +195,13 @@ fn tightening(table: Table, origin: &Origin, so_far: &Table, warnings: &mut Vec<
         let tightens = match name.as_str() {
             "mode" => {
                 let wanted = Mode::deserialize(value.clone()).ok();
-                wanted.zip(mode_of(so_far)).is_some_and(|(wanted, present)| wanted < present)
+                wanted.zip(mode_of(so_far)).is_some_and(|(wanted, present)| wanted.at_most(present))
             }
             "context_files" => value == Value::Boolean(false),
             "tools" => !so_far.contains_key("tools"),
-            name => OF_PROJECT.contains(&name),
+            // A prompt can only tighten whatever it is.
+            "ask" | "deny" | "prompt" => true,
+            _ => false,
         };
         if tightens {
             kept.insert(name, value);
@@ -208,7 +226,7 @@ fn under(
         }
     }
     if let Some(most) = ceiling.mode
-        && mode_of(merged).is_none_or(|mode| mode > most)
+        && !mode_of(merged).is_some_and(|mode| mode.at_most(most))
     {
         let asked = values.get("mode").is_some_and(|(_, origin)| *origin == Origin::CommandLine);
         if asked {
@@ -276,8 +294,24 @@ mod tests {
         assert_eq!(resolved.config.base_url, None);
         assert_eq!(resolved.config.deny, ["bash"]);
         assert_eq!(resolved.warnings.len(), 4);
+        let readonly = layer(Origin::User("u".into()), "mode = \"readonly\"");
+        let other = resolve(vec![readonly, project("mode = \"restrictive\"")], None).unwrap();
+        assert_eq!(other.config.mode, Some(Mode::Readonly));
         let stricter = resolve(vec![project("mode = \"readonly\"")], None).unwrap();
         assert_eq!(stricter.config.mode, Some(Mode::Readonly));
+    }
+
+    #[test]
+    fn another_provider_brings_its_own_model_and_address() {
+        let user = layer(
+            Origin::User("u".into()),
+            "provider = \"openai\"\nmodel = \"gpt-5\"\nbase_url = \"http://mine/v1\"\napi = \"completions\"",
+        );
+        let typed = layer(Origin::CommandLine, "provider = \"anthropic\"");
+        let config = resolve(vec![user.clone(), typed], None).unwrap().config;
+        assert_eq!((config.model, config.base_url, config.api), (None, None, None));
+        let same = layer(Origin::CommandLine, "provider = \"openai\"");
+        assert_eq!(resolve(vec![user, same], None).unwrap().config.model.as_deref(), Some("gpt-5"));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::Usage;
+use super::{Ability, Usage};
 
 /// Facts about a model. A field that is not given is not known.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -23,6 +23,10 @@ pub struct Facts {
     pub documents: Option<bool>,
     /// Whether it can think before it answers.
     pub thinks: Option<bool>,
+    /// Whether it cannot be told not to think.
+    pub always_thinks: Option<bool>,
+    /// Whether it is told an effort instead of a number of tokens to think with.
+    pub adaptive: Option<bool>,
 }
 
 /// US dollars per million tokens.
@@ -59,8 +63,16 @@ impl Facts {
     /// What is known of `model`; a user's own entry under its full name replaces any field.
     pub fn of(model: &str, own: &BTreeMap<String, Facts>) -> Facts {
         let name = model.rsplit('/').next().unwrap_or(model);
+        // Some write claude-sonnet-4.6 for what its maker calls claude-sonnet-4-6.
+        let name =
+            if name.starts_with("claude") { name.replace('.', "-") } else { name.to_owned() };
         let known = KNOWN.iter().filter(|(start, _)| name.starts_with(start.as_str()));
-        let known = known.max_by_key(|(start, _)| start.len()).map(|(_, facts)| facts.clone());
+        let known = known.max_by_key(|(start, _)| start.len()).map(|(start, facts)| {
+            let mut facts = facts.clone();
+            // A price is of one model, not of a family.
+            facts.price = facts.price.filter(|_| is_version(&name[start.len()..]));
+            facts
+        });
         let (known, own) = (known.unwrap_or_default(), own.get(model).cloned().unwrap_or_default());
         Facts {
             window: own.window.or(known.window),
@@ -69,8 +81,24 @@ impl Facts {
             images: own.images.or(known.images),
             documents: own.documents.or(known.documents),
             thinks: own.thinks.or(known.thinks),
+            always_thinks: own.always_thinks.or(known.always_thinks),
+            adaptive: own.adaptive.or(known.adaptive),
         }
     }
+
+    pub fn ability(&self) -> Ability {
+        Ability {
+            thinks: self.thinks == Some(true),
+            always: self.always_thinks == Some(true),
+            adaptive: self.adaptive == Some(true),
+        }
+    }
+}
+
+/// Whether what follows a model's name is a date or the like, and not the name of another model.
+fn is_version(rest: &str) -> bool {
+    let rest = rest.trim_start_matches(['-', '@', ':']);
+    rest.is_empty() || rest.starts_with("20") || rest == "latest"
 }
 
 #[cfg(test)]
@@ -85,6 +113,12 @@ mod tests {
         let window = |model: &str| Facts::of(model, &none).window;
         assert_eq!(window("anthropic/claude-sonnet-4-6"), Some(200_000));
         assert_eq!(Facts::of("gpt-5-mini-2025", &none).price.unwrap().input, 0.25);
+        assert_eq!(Facts::of("gpt-5-pro", &none).price, None);
+        let opus = |name: &str| Facts::of(name, &none).price.unwrap().input;
+        assert_eq!(
+            (opus("claude-opus-4-20250514"), opus("anthropic/claude-opus-4.5")),
+            (15.0, 5.0)
+        );
         assert_eq!(Facts::of("unheard-of", &none), Facts::default());
         let own =
             BTreeMap::from([("gpt-5".to_owned(), Facts { window: Some(7), ..Facts::default() })]);

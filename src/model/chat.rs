@@ -38,17 +38,26 @@ pub(super) fn body(request: &Request) -> Value {
         body["tools"] = request.tools.iter().map(tool).collect();
     }
     if let Some(most) = request.max_tokens {
-        body["max_tokens"] = most.into();
+        body[limit_name(request)] = most.into();
     }
     if let Some(temperature) = request.temperature {
         body["temperature"] = temperature.into();
     }
-    match request.thinking {
+    match request.thinking.for_ability(request.ability) {
         Thinking::Auto => {}
+        // A server that knows nothing of thinking would refuse the word.
+        Thinking::Off if !request.ability.thinks => {}
         Thinking::Off => body["reasoning_effort"] = "none".into(),
         level => body["reasoning_effort"] = level.effort().into(),
     }
     body
+}
+
+/// OpenAI's own models that think have another name for the limit.
+fn limit_name(request: &Request) -> &'static str {
+    let own = !request.model.contains('/') && request.ability.thinks;
+    let openai = request.model.starts_with("gpt-5") || request.model.starts_with('o');
+    if own && openai { "max_completion_tokens" } else { "max_tokens" }
 }
 
 /// Models that cache only what is marked.
@@ -72,7 +81,13 @@ fn entry(message: &Message, mark: Option<bool>) -> Value {
                 value["tool_calls"] = calls.iter().map(call).collect();
             }
             if let Some(details) = Native::parts_of(native, Api::Completions) {
-                value["reasoning_details"] = details.into();
+                // Some tell their thinking as one text and want it back under that name.
+                match details {
+                    [one] if one["reasoning_content"].is_string() => {
+                        value["reasoning_content"] = one["reasoning_content"].clone();
+                    }
+                    several => value["reasoning_details"] = several.into(),
+                }
             }
             value
         }
@@ -128,8 +143,8 @@ struct Choice {
 #[derive(Debug, Default, Deserialize)]
 struct Delta {
     content: Option<String>,
-    #[serde(alias = "reasoning_content")]
     reasoning: Option<String>,
+    reasoning_content: Option<String>,
     reasoning_details: Option<Vec<Value>>,
     refusal: Option<String>,
     tool_calls: Option<Vec<CallDelta>>,
@@ -170,6 +185,8 @@ struct PromptDetails {
 pub(super) struct Decoder {
     answer: Answer,
     details: Vec<Value>,
+    /// What came as `reasoning_content`.
+    content: String,
     finished: Option<String>,
     ended: bool,
     refused: bool,
@@ -194,8 +211,12 @@ impl Decode for Decoder {
             _ if self.refused => Stop::Refused,
             _ => Stop::Done,
         };
-        if !self.details.is_empty() {
-            answer.native = Some(Native { api: Api::Completions, parts: self.details });
+        let mut parts = self.details;
+        if parts.is_empty() && !self.content.is_empty() {
+            parts.push(json!({"reasoning_content": self.content}));
+        }
+        if !parts.is_empty() {
+            answer.native = Some(Native { api: Api::Completions, parts });
         }
         Ok(answer)
     }
@@ -220,7 +241,10 @@ impl Decoder {
         }
         // Only one choice was asked for.
         let Some(choice) = chunk.choices.into_iter().next() else { return Ok(()) };
-        let Delta { content, reasoning, reasoning_details, refusal, tool_calls } = choice.delta;
+        let Delta { content, reasoning, reasoning_content, reasoning_details, refusal, tool_calls } =
+            choice.delta;
+        self.content.push_str(reasoning_content.as_deref().unwrap_or_default());
+        let reasoning = reasoning.filter(|text| !text.is_empty()).or(reasoning_content);
         self.refused |= refusal.as_ref().is_some_and(|text| !text.is_empty());
         for text in [content, refusal].into_iter().flatten().filter(|text| !text.is_empty()) {
             self.answer.text.push_str(&text);
@@ -229,7 +253,8 @@ impl Decoder {
         if let Some(text) = reasoning.filter(|text| !text.is_empty()) {
             out.push(StreamEvent::Reasoning(text));
         }
-        for detail in reasoning_details.into_iter().flatten() {
+        let objects = reasoning_details.into_iter().flatten().filter(Value::is_object);
+        for detail in objects {
             self.detail(detail);
         }
         for delta in tool_calls.into_iter().flatten() {
@@ -283,6 +308,7 @@ impl Decoder {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Ability;
     use super::*;
 
     fn decode(chunks: &[Value]) -> Result<Answer, ModelError> {
@@ -366,7 +392,7 @@ mod tests {
             max_tokens: None,
             temperature: None,
             thinking: Thinking::High,
-            thinks: true,
+            ability: Ability { thinks: true, ..Ability::default() },
             window: None,
             cache_key: None,
         };
@@ -376,5 +402,18 @@ mod tests {
         let url = &body["messages"][2]["content"][1]["image_url"]["url"];
         assert_eq!(url, "data:image/png;base64,AA==");
         assert_eq!(body["reasoning_effort"], "high");
+    }
+
+    #[test]
+    fn thinking_under_either_name_or_both_is_read_and_broken_details_are_left_out() {
+        let answer = decode(&[
+            json!({"choices": [{"delta": {"reasoning": "a", "reasoning_content": "a"}}]}),
+            json!({"choices": [{"delta": {"reasoning_content": "b", "reasoning_details": [1, null]}}]}),
+            json!({"choices": [{"delta": {}, "finish_reason": "stop"}]}),
+        ])
+        .unwrap();
+        let native = answer.native;
+        let back = entry(&Message::Assistant { text: "x".into(), calls: vec![], native }, None);
+        assert_eq!(back["reasoning_content"], "ab");
     }
 }

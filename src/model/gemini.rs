@@ -3,7 +3,7 @@
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::protocol::{CALL_LIMIT, Decode, cut, parse, split_system, stream_error};
+use super::protocol::{CALL_LIMIT, Decode, cut, fresh_id, parse, split_system, stream_error};
 use super::{
     Answer, Api, Attachment, Message, ModelError, Native, Request, Stop, StreamEvent, ToolCall,
     Usage,
@@ -34,7 +34,8 @@ pub(super) fn body(request: &Request) -> Value {
     if let Some(temperature) = request.temperature {
         settings.insert("temperature".into(), temperature.into());
     }
-    if let Some(budget) = request.thinking.budget().filter(|_| request.thinks) {
+    let level = request.thinking.for_ability(request.ability);
+    if let Some(budget) = level.budget().filter(|_| request.ability.thinks) {
         let thinking = json!({"thinkingBudget": budget, "includeThoughts": budget > 0});
         settings.insert("thinkingConfig".into(), thinking);
     }
@@ -209,7 +210,7 @@ impl Decoder {
                 return Err(ModelError::Broken("the answer has too many tool calls".into()));
             }
             if call["id"].as_str().is_none_or(str::is_empty) {
-                call["id"] = format!("call_{number}").into();
+                call["id"] = fresh_id().into();
             }
             let arguments = if call["args"].is_null() { json!({}) } else { call["args"].clone() };
             let (id, name) = (text(&call["id"]), text(&call["name"]));
@@ -282,6 +283,9 @@ mod tests {
         let (_, sent) = entry(&message, &[]);
         assert_eq!(sent.len(), 3);
         assert_eq!(sent[2]["thoughtSignature"], "s");
+        // The server gave no id: ours is in both places, and no other call has it.
+        assert_eq!(sent[2]["functionCall"]["id"], calls[0].id);
+        assert_ne!(fresh_id(), calls[0].id);
         let result = Message::Tool {
             call_id: calls[0].id.clone(),
             text: "x".into(),

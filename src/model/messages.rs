@@ -1,5 +1,7 @@
 //! Anthropic's Messages protocol.
 
+use std::borrow::Cow;
+
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -11,7 +13,12 @@ const DEFAULT_MAX_TOKENS: u64 = 16_384;
 
 pub(super) fn body(request: &Request) -> Value {
     let (system, rest) = split_system(&request.messages);
-    let budget = request.thinking.budget().filter(|budget| *budget > 0 && request.thinks);
+    let most = request.max_tokens.unwrap_or(DEFAULT_MAX_TOKENS);
+    let level = request.thinking.for_ability(request.ability);
+    let budget = level.budget().filter(|budget| *budget > 0 && request.ability.thinks);
+    // The answer itself needs room too; the protocol takes no budget below 1024.
+    let budget =
+        budget.map(|budget| budget.min(most.saturating_sub(1024))).filter(|it| *it >= 1024);
     let mut messages: Vec<Value> = Vec::new();
     for message in rest {
         let (role, blocks) = entry(message, budget.is_some());
@@ -26,12 +33,11 @@ pub(super) fn body(request: &Request) -> Value {
         }
     }
     mark(&mut messages);
-    let most = request.max_tokens.unwrap_or(DEFAULT_MAX_TOKENS);
     let mut body = json!({
         "model": request.model,
         "system": [{"type": "text", "text": system, "cache_control": {"type": "ephemeral"}}],
         "messages": messages,
-        "max_tokens": budget.map_or(most, |budget| most.max(budget + 4096)),
+        "max_tokens": most,
         "stream": true,
     });
     if !request.tools.is_empty() {
@@ -42,6 +48,10 @@ pub(super) fn body(request: &Request) -> Value {
         body["tools"] = request.tools.iter().map(tool).collect();
     }
     match (budget, request.temperature) {
+        (Some(_), _) if request.ability.adaptive => {
+            body["thinking"] = json!({"type": "adaptive"});
+            body["output_config"] = json!({"effort": level.effort()});
+        }
         // With thinking the temperature is fixed.
         (Some(budget), _) => {
             body["thinking"] = json!({"type": "enabled", "budget_tokens": budget});
@@ -72,8 +82,7 @@ fn entry(message: &Message, thinking: bool) -> (&'static str, Vec<Value>) {
         Message::Tool { call_id, text, attachments, failed } => {
             let content: Vec<Value> =
                 std::iter::once(words(text)).chain(attachments.iter().map(attached)).collect();
-            let mut block =
-                json!({"type": "tool_result", "tool_use_id": call_id, "content": content});
+            let mut block = json!({"type": "tool_result", "tool_use_id": known_id(call_id), "content": content});
             if *failed {
                 block["is_error"] = true.into();
             }
@@ -83,11 +92,25 @@ fn entry(message: &Message, thinking: bool) -> (&'static str, Vec<Value>) {
             if let Some(parts) = Native::parts_of(native, Api::Messages).filter(|_| thinking) {
                 return ("assistant", parts.to_vec());
             }
-            let call = |call: &super::ToolCall| json!({"type": "tool_use", "id": call.id, "name": call.name, "input": call.object()});
+            let call = |call: &super::ToolCall| json!({"type": "tool_use", "id": known_id(&call.id), "name": call.name, "input": call.object()});
             let said = (!text.is_empty() || calls.is_empty()).then(|| words(text));
             ("assistant", said.into_iter().chain(calls.iter().map(call)).collect())
         }
     }
+}
+
+/// An id in the letters that the protocol takes; those of other providers can have more. What is escaped
+/// cannot be mistaken for another id.
+fn known_id(id: &str) -> Cow<'_, str> {
+    let known = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-';
+    if !id.is_empty() && id.bytes().all(known) {
+        return id.into();
+    }
+    let escaped = id.bytes().map(|byte| match byte {
+        byte if known(byte) => char::from(byte).to_string(),
+        byte => format!("_x{byte:02x}_"),
+    });
+    format!("id_{}", escaped.collect::<String>()).into()
 }
 
 /// A block of text; the protocol refuses an empty one.
@@ -176,9 +199,20 @@ impl Decode for Decoder {
                     block["input"] = answer.calls[call].object();
                 }
             }
-            // An answer that was cut may end in an empty block or one without its signature.
-            blocks.retain(|block| block["text"] != "");
-            answer.native = Some(Native { api: Api::Messages, parts: blocks });
+            // An answer that was cut may end in an empty block or in thinking without its signature;
+            // those would be refused, and so would thinking that nothing follows.
+            let blank = |field: &Value| field.as_str().is_none_or(|text| text.trim().is_empty());
+            blocks.retain(|block| match block["type"].as_str() {
+                Some("text") => !blank(&block["text"]),
+                Some("thinking") => !blank(&block["signature"]),
+                _ => true,
+            });
+            while blocks.last().is_some_and(thinks) {
+                blocks.pop();
+            }
+            if blocks.iter().any(thinks) {
+                answer.native = Some(Native { api: Api::Messages, parts: blocks });
+            }
         }
         Ok(answer)
     }
@@ -267,7 +301,7 @@ impl Decoder {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Thinking, ToolCall, Usage};
+    use super::super::{Ability, Thinking, ToolCall, Usage};
     use super::*;
 
     fn decode(events: &[Value]) -> Result<Answer, ModelError> {
@@ -306,6 +340,8 @@ mod tests {
         assert_eq!(blocks[1]["input"], json!({"path": "a"}));
         let (_, plain) = entry(&message, false);
         assert_eq!(plain.len(), 1);
+        assert_eq!(known_id("toolu_01-A"), "toolu_01-A");
+        assert_eq!(known_id("functions.read:0"), "id_functions_x2e_read_x3a_0");
     }
 
     #[test]
@@ -335,7 +371,7 @@ mod tests {
             max_tokens: None,
             temperature: None,
             thinking: Thinking::High,
-            thinks: true,
+            ability: Ability { thinks: true, ..Ability::default() },
             window: None,
             cache_key: None,
         };
@@ -344,5 +380,18 @@ mod tests {
         assert_eq!(body["messages"][1]["content"][0]["input"], json!({"invalid_json": "{"}));
         assert_eq!(body.to_string().matches("cache_control").count(), 3);
         assert!(body["max_tokens"].as_u64() > body["thinking"]["budget_tokens"].as_u64());
+    }
+
+    #[test]
+    fn an_answer_that_is_cut_inside_its_thinking_leaves_nothing_that_a_server_refuses() {
+        let start = |index: usize, block: Value| json!({"type": "content_block_start", "index": index, "content_block": block});
+        let cut = json!({"type": "message_delta", "delta": {"stop_reason": "max_tokens"}});
+        let thinking = json!({"type": "thinking", "thinking": "hm", "signature": ""});
+        let answer = decode(&[start(0, thinking), cut.clone()]).unwrap();
+        assert_eq!((answer.native, answer.stop), (None, Stop::Length));
+        let signed = json!({"type": "thinking", "thinking": "hm", "signature": "s"});
+        let answer =
+            decode(&[start(0, signed), start(1, json!({"type": "text", "text": " "})), cut]);
+        assert_eq!(answer.unwrap().native, None);
     }
 }

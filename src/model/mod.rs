@@ -143,6 +143,14 @@ pub enum Thinking {
 }
 
 impl Thinking {
+    /// The level that a model of this ability can be asked for.
+    fn for_ability(self, ability: Ability) -> Thinking {
+        match self {
+            Thinking::Off if ability.always => Thinking::Low,
+            level => level,
+        }
+    }
+
     /// The word for it, if a level was chosen.
     fn effort(self) -> Option<&'static str> {
         match self {
@@ -165,6 +173,16 @@ impl Thinking {
     }
 }
 
+/// How a model thinks, as far as is known.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ability {
+    pub thinks: bool,
+    /// It cannot be told not to: the least it can do counts as off.
+    pub always: bool,
+    /// It decides itself how much, and is told an effort instead of a number of tokens.
+    pub adaptive: bool,
+}
+
 /// Everything one request needs.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Request {
@@ -175,9 +193,8 @@ pub struct Request {
     pub temperature: Option<f64>,
     #[serde(default)]
     pub thinking: Thinking,
-    /// Whether the model can think at all, as far as is known.
     #[serde(default)]
-    pub thinks: bool,
+    pub ability: Ability,
     /// Tokens that the model can take, if known: one server has to be told.
     #[serde(default)]
     pub window: Option<u64>,
@@ -238,6 +255,8 @@ pub struct Answer {
 pub enum StreamEvent {
     Text(String),
     Reasoning(String),
+    /// Nothing comes for a while, and why.
+    Waiting(String),
 }
 
 /// What went wrong on the way to an answer.

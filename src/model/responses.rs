@@ -36,9 +36,9 @@ pub(super) fn body(request: &Request) -> Value {
     if let Some(key) = &request.cache_key {
         body["prompt_cache_key"] = key.as_str().into();
     }
-    if request.thinks {
+    if request.ability.thinks {
         body["include"] = json!(["reasoning.encrypted_content"]);
-        body["reasoning"] = match request.thinking {
+        body["reasoning"] = match request.thinking.for_ability(request.ability) {
             Thinking::Auto => json!({"summary": "auto"}),
             Thinking::Off => json!({"effort": "none"}),
             level => json!({"effort": level.effort(), "summary": "auto"}),
@@ -153,12 +153,17 @@ impl Decode for Decoder {
         Ok(())
     }
 
-    fn finish(self: Box<Self>) -> Result<Answer, ModelError> {
+    fn finish(mut self: Box<Self>) -> Result<Answer, ModelError> {
         if !self.ended {
             return Err(cut());
         }
         let mut answer = self.answer;
-        if self.items.iter().any(|item| item["type"] == "reasoning") {
+        // Thinking that nothing follows would be refused.
+        let thought = |item: &Value| item["type"] == "reasoning";
+        while self.items.last().is_some_and(thought) {
+            self.items.pop();
+        }
+        if self.items.iter().any(thought) {
             answer.native = Some(Native { api: Api::Responses, parts: self.items });
         }
         Ok(answer)

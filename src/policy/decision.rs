@@ -94,11 +94,11 @@ impl Judge {
 
     /// Deny beats everything; an asking rule beats an allowing one; the mode decides the rest.
     pub fn decide(&self, call: &Call) -> Decision {
-        self.decide_with(call, None)
+        self.decide_with(call, &[])
     }
 
-    /// The same if the user had one more allowing rule.
-    pub fn decide_with(&self, call: &Call, more: Option<&Rule>) -> Decision {
+    /// The same if the user had more allowing rules.
+    pub fn decide_with(&self, call: &Call, more: &[Rule]) -> Decision {
         let of_user = |action: Action| {
             self.rules.iter().find(|rule| rule.action == action && rule.fits(call))
         };
@@ -145,7 +145,7 @@ impl Judge {
     }
 
     /// The rules of the user that allow a call: one that names it, or several that cover a command.
-    fn allowed(&self, call: &Call, more: Option<&Rule>) -> Option<String> {
+    fn allowed(&self, call: &Call, more: &[Rule]) -> Option<String> {
         let allowing: Vec<&Rule> =
             self.rules.iter().chain(more).filter(|rule| rule.action == Action::Allow).collect();
         if let Some(rule) = allowing.iter().find(|rule| rule.fits(call)) {

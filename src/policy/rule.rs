@@ -183,6 +183,17 @@ fn wildcard(pattern: &str, text: &str) -> bool {
     rest.ends_with(last)
 }
 
+impl Rule {
+    /// As it is written, without its action.
+    pub fn text(&self) -> String {
+        if self.pattern == "**" {
+            self.tool.clone()
+        } else {
+            format!("{}({})", self.tool, self.pattern)
+        }
+    }
+}
+
 impl fmt::Display for Rule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let action = match self.action {

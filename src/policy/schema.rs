@@ -10,20 +10,9 @@ use super::command::CommandLists;
 use super::decision::Judge;
 use super::rule::Action;
 
-/// The five permission modes, the strictest first.
+/// The five permission modes.
 #[derive(
-    Debug,
-    Clone,
-    Copy,
-    PartialEq,
-    Eq,
-    PartialOrd,
-    Ord,
-    Hash,
-    Serialize,
-    Deserialize,
-    JsonSchema,
-    clap::ValueEnum,
+    Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema, clap::ValueEnum,
 )]
 #[serde(rename_all = "lowercase")]
 #[value(rename_all = "lower")]
@@ -48,6 +37,20 @@ impl Mode {
             Mode::Standard => "standard",
             Mode::Yolo => "yolo",
         }
+    }
+
+    /// Whether this mode gives no more than `other`: neither without a question nor after a yes.
+    /// Restrictive and readonly are each stricter in one of the two, so neither is at most the other.
+    pub fn at_most(self, other: Mode) -> bool {
+        let rights = |mode: Mode| match mode {
+            Mode::Restrictive => (0, 1),
+            Mode::Readonly => (1, 0),
+            Mode::Guarded => (1, 2),
+            Mode::Standard => (2, 3),
+            Mode::Yolo => (3, 4),
+        };
+        let (own, others) = (rights(self), rights(other));
+        own.0 <= others.0 && own.1 <= others.1
     }
 
     fn source(self) -> &'static str {

@@ -96,7 +96,12 @@ impl Prompt {
 
     /// The mode of a run with this prompt.
     pub fn mode_under(&self, users: Mode) -> Mode {
-        self.mode.map_or(users, |own| own.min(users))
+        self.mode.filter(|own| own.at_most(users)).unwrap_or(users)
+    }
+
+    /// Whether tools that change anything are kept from it, under a mode that could let them.
+    pub fn only_looks(&self, mode: Mode) -> bool {
+        self.mode == Some(Mode::Readonly) && mode != Mode::Readonly
     }
 }
 
@@ -162,12 +167,15 @@ mod tests {
         for prompt in built_in() {
             assert!(!prompt.description.is_empty(), "{}", prompt.name);
             for users in Mode::ALL {
-                assert!(prompt.mode_under(users) <= users, "{}", prompt.name);
+                assert!(prompt.mode_under(users).at_most(users), "{}", prompt.name);
             }
         }
         for name in ["ask", "plan", "review", "review-security", "brainstorm"] {
             let prompt = built_in().into_iter().find(|prompt| prompt.name == name).unwrap();
-            assert!(prompt.mode_under(Mode::Yolo) <= Mode::Readonly, "{name}");
+            assert_eq!(prompt.mode_under(Mode::Yolo), Mode::Readonly, "{name}");
+            // Neither of the two loosens the other.
+            assert_eq!(prompt.mode_under(Mode::Restrictive), Mode::Restrictive, "{name}");
+            assert!(prompt.only_looks(Mode::Restrictive), "{name}");
         }
     }
 

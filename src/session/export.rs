@@ -30,13 +30,15 @@ pub fn export(path: &Path, format: Format) -> Result<String, SessionError> {
 /// Who says what, in order.
 fn parts(loaded: &Loaded) -> Vec<(&'static str, String)> {
     let mut parts = Vec::new();
-    for message in &loaded.messages {
+    let of_tasks = loaded.tasks.iter().map(|task| (true, &task.message));
+    for (task, message) in loaded.all.iter().map(|message| (false, message)).chain(of_tasks) {
         match message {
             Message::System { .. } => {}
+            Message::User { text, .. } if task => parts.push(("Sub-agent: task", text.clone())),
             Message::User { text, .. } => parts.push(("User", text.clone())),
             Message::Assistant { text, calls, .. } => {
                 if !text.is_empty() {
-                    parts.push(("Assistant", text.clone()));
+                    parts.push((if task { "Sub-agent" } else { "Assistant" }, text.clone()));
                 }
                 for call in calls {
                     parts.push(("Tool call", format!("{} {}", call.name, call.arguments)));

@@ -9,7 +9,7 @@ use std::time::SystemTime;
 
 use serde::Serialize;
 
-use super::{Entry, Header, Journal, Line, SessionError, State};
+use super::{Entry, Header, Journal, Line, SessionError, State, TaskMessage};
 use crate::model::Message;
 use crate::nearest::nearest;
 
@@ -178,13 +178,18 @@ pub fn search(sessions: &Path, wanted: &str) -> Result<Vec<(Summary, String)>, S
     for summary in list(sessions)? {
         let file = File::open(&summary.path).map_err(SessionError::os("open", &summary.path))?;
         let lines = BufReader::new(file).split(b'\n').map_while(Result::ok);
-        let hit = lines.filter_map(|line| Line::parse(&line)).find_map(|entry| match entry {
-            Entry::Message(
-                Message::User { text, .. }
-                | Message::Assistant { text, .. }
-                | Message::Tool { text, .. },
-            ) => text.lines().find(|line| line.to_lowercase().contains(&wanted)).map(str::to_owned),
+        let message = |entry| match entry {
+            Entry::Message(message) | Entry::Task(TaskMessage { message, .. }) => Some(message),
             _ => None,
+        };
+        let messages = lines.filter_map(|line| Line::parse(&line)).filter_map(message);
+        let hit = { messages }.find_map(|message| match message {
+            Message::System { .. } => None,
+            Message::User { text, .. }
+            | Message::Assistant { text, .. }
+            | Message::Tool { text, .. } => {
+                text.lines().find(|line| line.to_lowercase().contains(&wanted)).map(str::to_owned)
+            }
         });
         if let Some(line) = hit {
             found.push((summary, line.trim().to_owned()));

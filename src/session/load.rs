@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 
-use super::{Change, Entry, Header, Line, SessionError, State, VERSION};
+use super::{Change, Entry, Header, Line, SessionError, State, TaskMessage, VERSION};
 use crate::model::{Message, ToolCall};
 
 /// What a model is told about a call that was running when the session ended.
@@ -16,8 +16,12 @@ pub struct Loaded {
     pub path: PathBuf,
     pub header: Header,
     pub state: State,
-    /// The conversation, without the system prompt; each call has its result.
+    /// The conversation as it goes on, without the system prompt; each call has its result.
     pub messages: Vec<Message>,
+    /// Everything that was said, also what a summary stands for by now.
+    pub all: Vec<Message>,
+    /// What sub-agents said, by the call that started them.
+    pub tasks: Vec<TaskMessage>,
     /// The user's prompts, in order.
     pub turns: Vec<Turn>,
     /// Hashes of files as tools last saw them.
@@ -29,9 +33,19 @@ pub struct Loaded {
 /// One prompt and what came of it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Turn {
-    /// Where it begins in the conversation; `None` once that part was summarised.
-    pub begins: Option<usize>,
     pub changes: Vec<Change>,
+    /// Where it begins in all that was said.
+    begins: usize,
+    /// What was summarised at that time.
+    summarised: Summarised,
+}
+
+/// The part of a conversation that a summary stands for.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Summarised {
+    /// How many of all messages.
+    messages: usize,
+    summary: Option<String>,
 }
 
 /// Reads the session in a file.
@@ -70,6 +84,7 @@ pub fn load(path: &Path) -> Result<Loaded, SessionError> {
 struct Loading {
     loaded: Loaded,
     partial: String,
+    summarised: Summarised,
 }
 
 impl Loading {
@@ -79,23 +94,29 @@ impl Loading {
             header,
             state: State::default(),
             messages: Vec::new(),
+            all: Vec::new(),
+            tasks: Vec::new(),
             turns: Vec::new(),
             seen: HashMap::new(),
             damaged: 0,
         };
-        Loading { loaded, partial: String::new() }
+        Loading { loaded, partial: String::new(), summarised: Summarised::default() }
     }
 
     fn take(&mut self, entry: Entry) {
         let loaded = &mut self.loaded;
         match entry {
-            Entry::Header(_) | Entry::Task(_) => {}
+            Entry::Header(_) => {}
+            Entry::Task(message) => loaded.tasks.push(message),
             Entry::State(state) => loaded.state = state,
             Entry::Partial(text) => self.partial.push_str(&text),
             Entry::Turn(_) => {
                 self.settle();
-                let begins = Some(self.loaded.messages.len());
-                self.loaded.turns.push(Turn { begins, changes: Vec::new() });
+                self.loaded.turns.push(Turn {
+                    changes: Vec::new(),
+                    begins: self.loaded.all.len(),
+                    summarised: self.summarised.clone(),
+                });
             }
             Entry::Message(message) => {
                 match &message {
@@ -106,7 +127,7 @@ impl Loading {
                     }
                     _ => self.settle(),
                 }
-                self.loaded.messages.push(message);
+                self.loaded.all.push(message);
             }
             Entry::Change(change) => {
                 if let Some(turn) = loaded.turns.last_mut() {
@@ -117,8 +138,13 @@ impl Loading {
                 loaded.seen.insert(path, hash);
             }
             Entry::Compaction(compaction) => {
+                // An answer that broke off because it was too long is asked for again.
+                self.partial.clear();
                 self.settle();
-                self.summarised(&compaction.summary, compaction.kept);
+                self.summarised = Summarised {
+                    messages: self.loaded.all.len().saturating_sub(compaction.kept),
+                    summary: Some(compaction.summary),
+                };
             }
             Entry::Undone(turns) => {
                 self.settle();
@@ -127,36 +153,33 @@ impl Loading {
         }
     }
 
-    fn summarised(&mut self, summary: &str, kept: usize) {
-        let loaded = &mut self.loaded;
-        let dropped = loaded.messages.len().saturating_sub(kept);
-        loaded.messages.drain(..dropped);
-        loaded.messages.insert(0, Message::user(summary));
-        for turn in &mut loaded.turns {
-            turn.begins = turn.begins.and_then(|at| at.checked_sub(dropped)).map(|at| at + 1);
-        }
-    }
-
     fn take_back(&mut self, turns: u64) {
         for _ in 0..turns {
             let Some(turn) = self.loaded.turns.pop() else { return };
-            self.loaded.messages.truncate(turn.begins.unwrap_or(0));
+            self.loaded.all.truncate(turn.begins);
+            self.summarised = turn.summarised;
         }
     }
 
     /// Ends what was going on when the session broke off: a shown piece of an answer becomes the
     /// answer, a call without a result gets one that says so.
     fn settle(&mut self) {
-        pair(&mut self.loaded.messages);
+        pair(&mut self.loaded.all);
         let text = std::mem::take(&mut self.partial);
         if !text.is_empty() {
             let calls = Vec::new();
-            self.loaded.messages.push(Message::Assistant { text, calls, native: None });
+            self.loaded.all.push(Message::Assistant { text, calls, native: None });
         }
     }
 
     fn finish(mut self, damaged: usize) -> Loaded {
         self.settle();
+        let Summarised { messages, summary } = self.summarised;
+        let rest = self.loaded.all[messages.min(self.loaded.all.len())..].iter();
+        // Where lines were damaged, the rest may begin with results whose calls are gone.
+        let rest = rest.skip_while(|message| matches!(message, Message::Tool { .. }));
+        self.loaded.messages =
+            summary.map(Message::user).into_iter().chain(rest.cloned()).collect();
         self.loaded.damaged = damaged;
         self.loaded
     }
@@ -294,7 +317,23 @@ mod tests {
         let loaded = load(&path).unwrap();
         assert_eq!(loaded.messages.len(), 2);
         assert_eq!(loaded.messages[0], Message::user("s"));
-        assert_eq!(loaded.turns[0].begins, None);
+        assert_eq!((loaded.turns.len(), loaded.all.len()), (1, 5));
+    }
+
+    #[test]
+    fn a_turn_that_was_summarised_is_taken_back_to_what_was_before_it() {
+        let mut entries = conversation();
+        entries.push(result("c"));
+        let compaction = Compaction { summary: "s".into(), kept: 0, before: 9, after: 1 };
+        entries.push(Entry::Compaction(compaction));
+        entries.push(answer("two is done", &[]));
+        let (_keep, path) = written(entries.clone());
+        assert_eq!(load(&path).unwrap().messages.len(), 2);
+        entries.push(Entry::Undone(1));
+        let (_keep, path) = written(entries);
+        let loaded = load(&path).unwrap();
+        assert_eq!((loaded.messages.len(), loaded.turns.len()), (5, 1));
+        assert_eq!(loaded.messages[0], Message::user("one"));
     }
 
     #[test]
@@ -323,7 +362,10 @@ mod tests {
             byte in any::<u8>(),
             damage in any::<bool>(),
         ) {
-            let (_keep, path) = written(conversation());
+            let mut entries = conversation();
+            let compaction = Compaction { summary: "s".into(), kept: 3, before: 9, after: 1 };
+            entries.insert(8, Entry::Compaction(compaction));
+            let (_keep, path) = written(entries);
             let mut bytes = std::fs::read(&path).unwrap();
             let first = bytes.iter().position(|byte| *byte == b'\n').unwrap() + 1;
             if damage {

@@ -35,6 +35,8 @@ pub struct Header {
 pub struct State {
     pub name: Option<String>,
     pub provider: String,
+    /// Where the provider was: to notice that a conversation would go elsewhere, never to go there.
+    pub base_url: String,
     pub model: String,
     pub mode: String,
     pub prompt: String,

@@ -51,10 +51,16 @@ pub struct Broker {
     worker: Mutex<Option<FileWorker>>,
     enforced: Enforced,
     options: Options,
-    jobs: Mutex<Jobs>,
+    jobs: Jobs,
     /// Hashes of files as the model last saw them.
-    seen: RefCell<HashMap<PathBuf, String>>,
+    seen: RefCell<HashMap<Seen, String>>,
+    /// Allowing rules that the user has given during the session.
+    granted: RefCell<Vec<Rule>>,
 }
+
+/// A conversation (empty for the session's own, else the call of the sub-agent) and a path: what one of
+/// them has read, another one has not.
+type Seen = (String, PathBuf);
 
 /// What a session wants of its tools.
 #[derive(Debug)]
@@ -116,9 +122,15 @@ impl Broker {
             tools: definitions(options.hashed),
             worker: Mutex::new(Some(worker)),
             enforced,
-            jobs: Mutex::default(),
-            seen: RefCell::new(std::mem::take(&mut options.seen)),
+            jobs: Jobs::default(),
+            seen: RefCell::new(
+                std::mem::take(&mut options.seen)
+                    .into_iter()
+                    .map(|(path, hash)| ((String::new(), path), hash))
+                    .collect(),
+            ),
             options,
+            granted: RefCell::default(),
         };
         broker.prepare();
         Ok(broker)
@@ -154,6 +166,8 @@ impl Broker {
     /// The rule that would let exactly this call through, if any rule can.
     pub fn exact_rule(&self, call: &ToolCall, subject: &Subject) -> Option<String> {
         let text = match subject {
+            // A star in a rule stands for anything.
+            Subject::Command(command) if command.contains('*') => return None,
             Subject::Command(command) => format!("{}({command})", call.name),
             Subject::Path(place) => {
                 let path = place.path.strip_prefix(&self.host.workspace).unwrap_or(&place.path);
@@ -162,10 +176,22 @@ impl Broker {
             }
             Subject::Nothing => call.name.clone(),
         };
-        let rule = Rule::parse(Action::Allow, &text, &self.host.workspace).ok()?;
-        let call = policy::Call { tool: call.name.clone(), subject: subject.clone() };
-        let granted = self.judge.decide_with(&call, Some(&rule));
-        matches!(granted, Decision::Grant { .. } | Decision::Allow { .. }).then_some(text)
+        self.would_allow(call, subject, &text).then_some(text)
+    }
+
+    /// What a change would do to a file that the un-asked worker can see.
+    pub(super) async fn preview(&self, call: &ToolCall, subject: &Subject) -> Option<String> {
+        let Subject::Path(place) = subject else { return None };
+        if self.kind(&call.name) != Some(Kind::Changes) {
+            return None;
+        }
+        let target = self.target(&place.path)?;
+        let shown = path_argument(call, Kind::Changes).ok()?;
+        let mut wire = self.wire_call(call, target, &shown);
+        wire.preview = true;
+        // What the model has seen does not matter for what would happen to the file as it is.
+        let reply = self.answer(wire, None, None).await;
+        (reply.result.status == ToolStatus::Ok).then_some(reply.result.text)
     }
 
     fn tool(&self, name: &str) -> Option<&Definition> {
@@ -188,7 +214,31 @@ impl Broker {
 
     /// What the policy says to a call about `subject`.
     pub fn decide(&self, call: &ToolCall, subject: &Subject) -> Decision {
-        self.judge.decide(&policy::Call { tool: call.name.clone(), subject: subject.clone() })
+        self.judge.decide_with(&policy_call(call, subject), &self.granted.borrow())
+    }
+
+    /// Whether a rule would let a call through.
+    pub(super) fn would_allow(&self, call: &ToolCall, subject: &Subject, rule: &str) -> bool {
+        let Ok(rule) = Rule::parse(Action::Allow, rule, &self.host.workspace) else { return false };
+        let decision = self.judge.decide_with(&policy_call(call, subject), &[rule]);
+        matches!(decision, Decision::Grant { .. } | Decision::Allow { .. })
+    }
+
+    /// Gives what a rule allows until the session ends.
+    pub fn grant(&self, rule: &str) -> Result<(), policy::RuleError> {
+        let rule = Rule::parse(Action::Allow, rule, &self.host.workspace)?;
+        self.granted.borrow_mut().push(rule);
+        Ok(())
+    }
+
+    /// The rules given during the session.
+    pub fn grants(&self) -> Vec<String> {
+        self.granted.borrow().iter().map(Rule::text).collect()
+    }
+
+    /// Takes such a rule back.
+    pub fn withdraw(&self, rule: &str) {
+        self.granted.borrow_mut().retain(|granted| granted.text() != rule);
     }
 
     /// What a call of `read` gets if it is about an output that was kept: no file of anybody's, and
@@ -205,7 +255,14 @@ impl Broker {
     }
 
     /// Runs a call with the rights of `grant`. What it may really do is held by the worker it runs in.
-    pub async fn execute(&self, call: &ToolCall, subject: &Subject, grant: Grant) -> Executed {
+    /// `conversation` is empty for the session's own, else the call of the sub-agent.
+    pub async fn execute(
+        &self,
+        call: &ToolCall,
+        subject: &Subject,
+        grant: Grant,
+        conversation: &str,
+    ) -> Executed {
         let kind = self.tool(&call.name).map(|tool| tool.kind);
         match (kind, subject) {
             (Some(Kind::Command), _) => self.command(call, grant).await.into(),
@@ -214,24 +271,25 @@ impl Broker {
                 self.file_call(call, Target::Nothing, "", None, None).await.into()
             }
             (Some(kind), Subject::Path(place)) => {
-                let reply = self.path_call(call, kind, place, grant).await;
-                self.remember(place, reply)
+                let seen = (conversation.to_owned(), place.path.clone());
+                let reply = self.path_call(call, kind, place, grant, &seen).await;
+                self.remember(seen, reply)
             }
             _ => error(format!("{} cannot be used like this.", call.name)).into(),
         }
     }
 
     /// Notes what the model has seen of a file and what a change has replaced.
-    fn remember(&self, place: &Place, reply: PathReply) -> Executed {
+    fn remember(&self, key: Seen, reply: PathReply) -> Executed {
         let PathReply { result, hash, before } = reply;
         let change = before.zip(hash.clone()).map(|(Before(before), after)| Change {
-            path: place.path.clone(),
+            path: key.1.clone(),
             before,
             after,
         });
-        let seen = hash.map(|hash| (place.path.clone(), hash));
-        if let Some((path, hash)) = seen.clone() {
-            self.seen.borrow_mut().insert(path, hash);
+        let seen = hash.map(|hash| (key.1.clone(), hash));
+        if let Some((_, hash)) = &seen {
+            self.seen.borrow_mut().insert(key, hash.clone());
         }
         Executed { result, change, seen }
     }
@@ -241,10 +299,9 @@ impl Broker {
             Ok(wanted) => wanted,
             Err(message) => return error(message),
         };
-        let mut jobs = self.jobs.lock().await;
         let looked = match wanted.id {
-            None => Ok(jobs.list().await),
-            Some(id) => jobs.look(id, wanted.wait, wanted.stop).await,
+            None => Ok(self.jobs.list()),
+            Some(id) => self.jobs.look(id, wanted.wait, wanted.stop).await,
         };
         looked.map_or_else(error, |text| ToolResult::new(ToolStatus::Ok, text))
     }
@@ -255,6 +312,7 @@ impl Broker {
             Err(message) => return error(message),
         };
         let policy = self.judge.policy();
+        let subject = Subject::Command(arguments.command.clone());
         let rights = if grant == Grant::This { Rights::Granted } else { Rights::Unasked };
         let confinement = confine::command(policy, self.judge.groups(), &self.host, rights);
         let argv = vec![b"bash".into(), b"-c".into(), arguments.command.clone().into_bytes()];
@@ -284,7 +342,11 @@ impl Broker {
                 } else {
                     ToolStatus::Error
                 };
-                ToolResult::new(status, format!("{}{line}{ending}{copy}", end.output))
+                let hint = match status {
+                    ToolStatus::Ok => String::new(),
+                    _ => sandbox_hint(&end.output, rights, self.exact_rule(call, &subject)),
+                };
+                ToolResult::new(status, format!("{}{line}{ending}{copy}{hint}", end.output))
             }
         }
     }
@@ -297,8 +359,7 @@ impl Broker {
         argv: Vec<Vec<u8>>,
         command: String,
     ) -> ToolResult {
-        let mut jobs = self.jobs.lock().await;
-        if !jobs.has_room() {
+        if !self.jobs.has_room() {
             return error("Too many background commands are running; stop one first.".into());
         }
         let output = match tempfile::tempfile() {
@@ -308,7 +369,7 @@ impl Broker {
         match self.cells.begin(confinement, argv, output.as_fd()).await {
             Err(failure) => error(format!("The command was not started: {failure}")),
             Ok(running) => {
-                let id = jobs.add(command, running, output);
+                let id = self.jobs.add(command, running, output);
                 ToolResult::new(ToolStatus::Ok, format!("Background command {id} is running."))
             }
         }
@@ -320,11 +381,12 @@ impl Broker {
         kind: Kind,
         place: &Place,
         grant: Grant,
+        seen: &Seen,
     ) -> PathReply {
         let shown = path_argument(call, kind).unwrap_or_default();
         if grant == Grant::Unasked {
             return match self.target(&place.path) {
-                Some(target) => self.file_call(call, target, &shown, Some(place), None).await,
+                Some(target) => self.file_call(call, target, &shown, Some(seen), None).await,
                 None => error(format!(
                     "{shown}: No such file or directory: it is outside of what this mode's file worker sees."
                 ))
@@ -337,7 +399,7 @@ impl Broker {
             // A file made for this stays, empty, if the worker then fails: removing it by name could
             // remove another one.
             (Ok(file), _) => {
-                self.file_call(call, Target::Passed, &shown, Some(place), Some(file)).await
+                self.file_call(call, Target::Passed, &shown, Some(seen), Some(file)).await
             }
         }
     }
@@ -363,7 +425,7 @@ impl Broker {
         let below = place.path.strip_prefix(&extra.root).unwrap_or(Path::new(""));
         let path = below.as_os_str().as_bytes().to_vec();
         let target = Target::Beneath { root: number as u16, path };
-        match worker.call(&self.wire_call(call, target, shown, None), None).await {
+        match worker.call(&self.wire_call(call, target, shown), None).await {
             Ok(reply) => path_reply(reply).result,
             Err(failure) => error(format!("The worker failed: {failure}")),
         }
@@ -378,22 +440,17 @@ impl Broker {
         Some(Target::Beneath { root: number as u16, path: below.as_os_str().as_bytes().to_vec() })
     }
 
-    fn wire_call(
-        &self,
-        call: &ToolCall,
-        target: Target,
-        shown: &str,
-        place: Option<&Place>,
-    ) -> Call {
+    fn wire_call(&self, call: &ToolCall, target: Target, shown: &str) -> Call {
         Call {
             tool: call.name.clone(),
             arguments: call.arguments.clone(),
             target,
             shown: shown.to_owned(),
             exclude: self.judge.denied_globs(&call.name),
-            seen: place.and_then(|place| self.seen.borrow().get(&place.path).cloned()),
+            seen: None,
             takes: self.options.takes,
             hashed: self.options.hashed,
+            preview: false,
         }
     }
 
@@ -402,15 +459,22 @@ impl Broker {
         call: &ToolCall,
         target: Target,
         shown: &str,
-        place: Option<&Place>,
+        seen: Option<&Seen>,
         granted: Option<OwnedFd>,
     ) -> PathReply {
-        self.answer(&self.wire_call(call, target, shown, place), granted).await
+        self.answer(self.wire_call(call, target, shown), seen, granted).await
     }
 
     /// Asks the long-lived worker; one that fails is killed and a new one started for the next call.
-    async fn answer(&self, call: &Call, granted: Option<OwnedFd>) -> PathReply {
+    async fn answer(
+        &self,
+        mut call: Call,
+        seen: Option<&Seen>,
+        granted: Option<OwnedFd>,
+    ) -> PathReply {
         let mut slot = self.worker.lock().await;
+        // Only now: the call before may have changed the same file.
+        call.seen = seen.and_then(|seen| self.seen.borrow().get(seen).cloned());
         let worker = match slot.take() {
             Some(worker) => worker,
             None => match file_worker(&self.cells, &self.judge, &self.host, None).await {
@@ -420,7 +484,7 @@ impl Broker {
                 }
             },
         };
-        match worker.call(call, granted).await {
+        match worker.call(&call, granted).await {
             Ok(reply) => {
                 *slot = Some(worker);
                 path_reply(reply)
@@ -432,15 +496,17 @@ impl Broker {
     }
 
     /// Takes a change back, with the rights of the un-asked worker: the file as the tool left it
-    /// becomes what it was before.
-    pub async fn restore(&self, change: &Change) -> Result<String, String> {
+    /// becomes what it was before. With `check` it is only found out whether that can be done.
+    pub async fn restore(&self, change: &Change, check: bool) -> Result<String, String> {
         let shown = change.path.strip_prefix(&self.host.workspace).unwrap_or(&change.path);
         let shown = shown.display().to_string();
         let target =
             self.target(&change.path).ok_or(format!("{shown} is out of reach in this mode"))?;
         let wanted = Restore { text: change.before.clone(), expected: change.after.clone() };
         let arguments = serde_json::to_string(&wanted).map_err(|error| error.to_string())?;
-        let reply = self.answer(&Call::internal(RESTORE, arguments, target, shown), None).await;
+        let mut call = Call::internal(RESTORE, arguments, target, shown);
+        call.preview = check;
+        let reply = self.answer(call, None, None).await;
         match reply.result.status {
             ToolStatus::Ok => Ok(reply.result.text),
             _ => Err(reply.result.text),
@@ -465,6 +531,27 @@ impl From<ToolResult> for PathReply {
 impl From<PathReply> for Executed {
     fn from(reply: PathReply) -> Executed {
         reply.result.into()
+    }
+}
+
+fn policy_call(call: &ToolCall, subject: &Subject) -> policy::Call {
+    policy::Call { tool: call.name.clone(), subject: subject.clone() }
+}
+
+/// What a person can do about a command that failed since the sandbox held it.
+fn sandbox_hint(output: &str, rights: Rights, exact: Option<String>) -> String {
+    let signs = [
+        ("Read-only file system", "commands that were not asked for see the workspace read-only"),
+        ("Network is unreachable", "cells have no network"),
+    ];
+    let Some((_, why)) = signs.iter().find(|(sign, _)| output.contains(sign)) else {
+        return String::new();
+    };
+    match exact.filter(|_| rights == Rights::Unasked && why.contains("read-only")) {
+        Some(rule) => {
+            format!("\n(The sandbox: {why}. The user can allow exactly this with the rule {rule})")
+        }
+        None => format!("\n(The sandbox: {why}.)"),
     }
 }
 

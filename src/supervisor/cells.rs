@@ -210,19 +210,45 @@ impl Running {
         Ok(None)
     }
 
+    /// Kills everything in the cell.
+    pub(super) fn kill(&self) {
+        self.cell.kill();
+    }
+
+    /// How a command has ended, if it has.
+    pub(super) fn exit_now(&self) -> Option<Result<Exit, StartError>> {
+        loop {
+            return match self.cell.control().try_recv::<Report>() {
+                Ok((Report::Running, _)) => continue,
+                Err(ChannelError::WouldBlock) => None,
+                Ok((report, _)) => Some(ending(Ok(report))),
+                Err(error) => Some(ending(Err(error))),
+            };
+        }
+    }
+
     /// Waits for the end of a command.
     pub(super) async fn exit(&self) -> Result<Exit, StartError> {
         loop {
-            return match self.recv().await {
-                Ok(Report::Running) => continue,
-                Ok(Report::Exited(exit)) => Ok(exit),
-                Ok(Report::Failed(failure)) => Err(StartError::Refused(failure)),
-                Ok(Report::Started(_)) => Err(ChannelError::Malformed("a second start").into()),
-                // The kernel, or the limits, have killed the cell's first process.
-                Err(ChannelError::Closed) => Ok(Exit::Signal(9)),
-                Err(error) => Err(error.into()),
-            };
+            match self.recv().await {
+                Ok(Report::Running) => {}
+                other => return ending(other),
+            }
         }
+    }
+}
+
+/// What the last message of a command's cell means.
+fn ending(report: Result<Report, ChannelError>) -> Result<Exit, StartError> {
+    match report {
+        Ok(Report::Exited(exit)) => Ok(exit),
+        Ok(Report::Failed(failure)) => Err(StartError::Refused(failure)),
+        Ok(Report::Started(_) | Report::Running) => {
+            Err(ChannelError::Malformed("a second start").into())
+        }
+        // The kernel, or the limits, have killed the cell's first process.
+        Err(ChannelError::Closed) => Ok(Exit::Signal(9)),
+        Err(error) => Err(error.into()),
     }
 }
 

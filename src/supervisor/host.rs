@@ -69,18 +69,9 @@ impl Host {
     pub fn sessions_of(
         environment: impl Iterator<Item = (OsString, OsString)>,
     ) -> Result<PathBuf, HostError> {
-        let mut data = None;
-        let mut home = None;
-        for (name, value) in environment {
-            let path = Some(PathBuf::from(value)).filter(|path| path.is_absolute());
-            match name.to_str() {
-                Some("XDG_DATA_HOME") => data = path,
-                Some("HOME") => home = path,
-                _ => {}
-            }
-        }
-        let home = home.ok_or(HostError::NoHome)?;
-        Ok(data.unwrap_or(home.join(".local/share")).join("zerostack/sessions"))
+        let environment = texts(environment);
+        let home = home_of(&environment)?;
+        Ok(own_directories(&environment, &home)[1].join("sessions"))
     }
 
     /// The same for another workspace.
@@ -89,22 +80,9 @@ impl Host {
         environment: impl Iterator<Item = (OsString, OsString)>,
         added: &[String],
     ) -> Result<Host, HostError> {
-        let utf8 = |(name, value): (OsString, OsString)| {
-            Some((name.into_string().ok()?, value.into_string().ok()?))
-        };
-        let environment: Vec<(String, String)> = environment.filter_map(utf8).collect();
-        let variable = |name: &str| {
-            environment.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
-        };
-        let home = variable("HOME").map(PathBuf::from).filter(|home| home.is_absolute());
-        let home = home.ok_or(HostError::NoHome)?;
-        let home = home.canonicalize().unwrap_or(home);
-        let own = ["CONFIG:.config", "DATA:.local/share", "STATE:.local/state", "CACHE:.cache"];
-        let own = own.map(|entry| {
-            let (name, default) = entry.split_once(':').unwrap_or((entry, ""));
-            let base = variable(&format!("XDG_{name}_HOME")).map(PathBuf::from);
-            base.filter(|base| base.is_absolute()).unwrap_or(home.join(default)).join("zerostack")
-        });
+        let environment = texts(environment);
+        let home = home_of(&environment)?;
+        let own = own_directories(&environment, &home);
         // Made now, so that it can be covered: a command that made it could loosen the next session.
         // Where that is not possible, it is not possible for a command either.
         if home.is_dir() {
@@ -167,6 +145,37 @@ impl Host {
         let inside = inside.min_by_key(|rest| rest.as_os_str().len()).map(Path::to_owned);
         Place { path, inside }
     }
+}
+
+/// The variables that are text.
+fn texts(environment: impl Iterator<Item = (OsString, OsString)>) -> Vec<(String, String)> {
+    let utf8 = |(name, value): (OsString, OsString)| {
+        Some((name.into_string().ok()?, value.into_string().ok()?))
+    };
+    environment.filter_map(utf8).collect()
+}
+
+fn path_in(environment: &[(String, String)], name: &str) -> Option<PathBuf> {
+    let value = environment.iter().find(|(known, _)| known == name).map(|(_, value)| value);
+    value.map(PathBuf::from).filter(|path| path.is_absolute())
+}
+
+fn home_of(environment: &[(String, String)]) -> Result<PathBuf, HostError> {
+    let home = path_in(environment, "HOME").ok_or(HostError::NoHome)?;
+    Ok(home.canonicalize().unwrap_or(home))
+}
+
+/// Our own directories: configuration, data, state, cache.
+fn own_directories(environment: &[(String, String)], home: &Path) -> [PathBuf; 4] {
+    let own = [
+        ("XDG_CONFIG_HOME", ".config"),
+        ("XDG_DATA_HOME", ".local/share"),
+        ("XDG_STATE_HOME", ".local/state"),
+        ("XDG_CACHE_HOME", ".cache"),
+    ];
+    own.map(|(variable, default)| {
+        path_in(environment, variable).unwrap_or(home.join(default)).join("zerostack")
+    })
 }
 
 fn refuse_wide(path: &Path, home: &Path) -> Result<(), HostError> {

@@ -1,63 +1,93 @@
 //! Commands that run on in their cells while the model goes on. They end with the session.
 
+use std::cell::RefCell;
 use std::fs::File;
-use std::io;
+use std::rc::Rc;
 use std::time::Duration;
 
 use zerostack_sandbox::{Exit, StartError};
 
 use super::cells::Running;
-use super::outputs::last_lines;
+use super::outputs::end_of;
 
-/// Most jobs of one session.
+/// Most jobs that run at once.
 const JOB_LIMIT: usize = 16;
 /// How much of a job's output is shown, from its end, bytes.
-const SHOWN: usize = 12 * 1024;
-const WAIT_LIMIT: u64 = 120;
+const SHOWN: u64 = 12 * 1024;
+const WAIT_LIMIT: Duration = Duration::from_secs(120);
 
 /// The background commands of a session.
 #[derive(Debug, Default)]
-pub struct Jobs(Vec<Job>);
+pub struct Jobs(RefCell<Vec<Job>>);
 
 #[derive(Debug)]
 struct Job {
     command: String,
-    running: Option<Running>,
-    output: File,
+    /// Nothing once it has ended, or was stopped.
+    running: Option<Rc<Running>>,
+    output: Rc<File>,
     ending: String,
 }
 
 impl Jobs {
     pub fn has_room(&self) -> bool {
-        self.0.iter().filter(|job| job.running.is_some()).count() < JOB_LIMIT
+        self.look_around();
+        self.0.borrow().iter().filter(|job| job.running.is_some()).count() < JOB_LIMIT
     }
 
     /// Takes over a started command that writes to `output`; returns its number.
-    pub fn add(&mut self, command: String, running: Running, output: File) -> usize {
-        self.0.push(Job { command, running: Some(running), output, ending: String::new() });
-        self.0.len()
+    pub fn add(&self, command: String, running: Running, output: File) -> usize {
+        let (running, output) = (Some(Rc::new(running)), Rc::new(output));
+        let mut jobs = self.0.borrow_mut();
+        jobs.push(Job { command, running, output, ending: String::new() });
+        jobs.len()
     }
 
-    pub async fn list(&mut self) -> String {
-        let mut lines = Vec::new();
-        for (number, job) in self.0.iter_mut().enumerate() {
-            job.wait(Duration::ZERO).await;
-            lines.push(format!("{} {}: {}", number + 1, job.status(), job.command));
+    /// Notes which jobs have ended by now.
+    fn look_around(&self) {
+        for job in self.0.borrow_mut().iter_mut() {
+            let ended = job.running.as_ref().and_then(|running| running.exit_now());
+            if let Some(ended) = ended {
+                job.end(&ended);
+            }
         }
+    }
+
+    pub fn list(&self) -> String {
+        self.look_around();
+        let jobs = self.0.borrow();
+        let line = |(number, job): (usize, &Job)| {
+            format!("{} {}: {}", number + 1, job.status(), job.command)
+        };
+        let lines: Vec<String> = jobs.iter().enumerate().map(line).collect();
         if lines.is_empty() { "No background commands.".into() } else { lines.join("\n") }
     }
 
-    /// The end of a job's output and how it is; waits for it, or ends it, if that is wanted.
-    pub async fn look(&mut self, id: u64, wait: Option<u64>, stop: bool) -> Result<String, String> {
-        let job = usize::try_from(id).ok().and_then(|id| self.0.get_mut(id.wrapping_sub(1)));
-        let job = job.ok_or_else(|| format!("there is no background command {id}"))?;
-        if stop {
-            job.stop();
-        } else {
-            job.wait(Duration::from_secs(wait.unwrap_or(0).min(WAIT_LIMIT))).await;
+    /// The end of a job's output and how it is; waits for it, or ends it, if that is wanted. Others can
+    /// be looked at, and this one stopped, while it waits.
+    pub async fn look(&self, id: u64, wait: Option<u64>, stop: bool) -> Result<String, String> {
+        let at = usize::try_from(id).unwrap_or_default().wrapping_sub(1);
+        let running = match self.0.borrow_mut().get_mut(at) {
+            None => return Err(format!("there is no background command {id}")),
+            Some(job) if stop => {
+                job.stop();
+                None
+            }
+            Some(job) => job.running.clone(),
+        };
+        if let (Some(running), Some(seconds)) = (running, wait) {
+            let limit = Duration::from_secs(seconds).min(WAIT_LIMIT);
+            if let Ok(ended) = tokio::time::timeout(limit, running.exit()).await
+                && let Some(job) = self.0.borrow_mut().get_mut(at)
+            {
+                job.end(&ended);
+            }
         }
-        let output = last_lines(&mut job.output, SHOWN)
-            .map_err(|error: io::Error| format!("its output cannot be read: {error}"))?;
+        self.look_around();
+        let jobs = self.0.borrow();
+        let job = jobs.get(at).ok_or("the command is gone")?;
+        let output = end_of(&job.output, SHOWN)
+            .map_err(|error| format!("its output cannot be read: {error}"))?;
         let line = if output.is_empty() || output.ends_with('\n') { "" } else { "\n" };
         Ok(format!("{output}{line}({})", job.status()))
     }
@@ -68,29 +98,21 @@ impl Job {
         if self.running.is_some() { "running" } else { &self.ending }
     }
 
-    async fn wait(&mut self, limit: Duration) {
-        let Some(running) = &self.running else { return };
-        let Ok(ended) =
-            tokio::time::timeout(limit.max(Duration::from_millis(5)), running.exit()).await
-        else {
-            return;
-        };
-        self.ending = ending(&ended);
-        self.running = None;
-    }
-
-    /// Dropping the cell kills everything in it.
-    fn stop(&mut self) {
+    fn end(&mut self, ended: &Result<Exit, StartError>) {
         if self.running.take().is_some() {
-            self.ending = "stopped".into();
+            self.ending = match ended {
+                Ok(Exit::Code(code)) => format!("exit {code}"),
+                Ok(Exit::Signal(signal)) => format!("killed by signal {signal}"),
+                Err(failure) => format!("lost: {failure}"),
+            };
         }
     }
-}
 
-fn ending(ended: &Result<Exit, StartError>) -> String {
-    match ended {
-        Ok(Exit::Code(code)) => format!("exit {code}"),
-        Ok(Exit::Signal(signal)) => format!("killed by signal {signal}"),
-        Err(failure) => format!("lost: {failure}"),
+    /// Kills everything in the cell.
+    fn stop(&mut self) {
+        if let Some(running) = self.running.take() {
+            running.kill();
+            self.ending = "stopped".into();
+        }
     }
 }

@@ -2,6 +2,7 @@
 //! It opens no project file on the model's behalf except to hand one granted descriptor to a worker,
 //! and runs no command.
 
+mod approval;
 mod broker;
 mod cells;
 mod confine;
@@ -14,11 +15,12 @@ mod record;
 mod run;
 mod vault;
 
+pub use approval::{Approval, Approver, Question, Verdict};
 pub use broker::{Broker, Collected, Executed, Grant, Options, scan};
 pub use cells::{Cells, CommandEnd, CommandRequest, Running};
 pub use confine::{Rights, command, command_rights, file_worker, scanner};
 pub use host::{Host, HostError, Root};
-pub use net::{Backend, Network, Recorder};
+pub use net::{Backend, Network, Recorder, is_listening};
 pub use outputs::Outputs;
 pub use record::Record;
 pub use run::{AgentEvent, CallRecord, Denial, RunResult, Session, Tell};

@@ -19,6 +19,8 @@ use crate::model::{Answer, ModelError, Request, StreamEvent, demo, error_text};
 
 const TRIES: u32 = 4;
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
+/// A pause from which on it is said that there is one.
+const TOLD_PAUSE: Duration = Duration::from_secs(2);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// A server may think for long, but not say nothing for longer than this.
 const SILENCE_LIMIT: Duration = Duration::from_secs(300);
@@ -105,9 +107,7 @@ impl Network {
         tell: &mut dyn FnMut(StreamEvent),
     ) -> Result<Answer, ModelError> {
         let mut body = self.provider.api.body(request);
-        for (name, value) in &self.provider.extra_body {
-            body[name] = value.clone();
-        }
+        merge(&mut body, Value::Object(self.provider.extra_body.clone()));
         let body = body.to_string();
         let url = format!("{}/{}", self.provider.base_url, self.provider.api.path(&request.model));
         let mut pause = FIRST_PAUSE;
@@ -115,8 +115,21 @@ impl Network {
         loop {
             match self.attempt(&url, &body, &request.model, tell).await {
                 Ok(answer) => return Ok(answer),
-                Err(attempt) if attempt.again && number < TRIES => {
-                    tokio::time::sleep(attempt.after.unwrap_or(pause).min(LONGEST_PAUSE)).await;
+                // A server that wants to be left alone for long is told to the user instead.
+                Err(attempt)
+                    if attempt.again
+                        && number < TRIES
+                        && attempt.after.unwrap_or_default() <= LONGEST_PAUSE =>
+                {
+                    let wait = attempt.after.unwrap_or(pause);
+                    if wait >= TOLD_PAUSE {
+                        let seconds = wait.as_secs();
+                        tell(StreamEvent::Waiting(format!(
+                            "trying again in {seconds} s: {}",
+                            attempt.error
+                        )));
+                    }
+                    tokio::time::sleep(wait).await;
                     pause *= 2;
                     number += 1;
                 }
@@ -176,7 +189,7 @@ impl Network {
     async fn refused(&self, url: &str, response: Response, model: &str) -> Attempt {
         let status = response.status();
         let after = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok());
-        let after = after.and_then(|text| text.trim().parse().ok()).map(Duration::from_secs);
+        let after = after.and_then(|text| retry_after(text.trim()));
         let mut text = Vec::new();
         let mut body = response.bytes_stream();
         while let Some(Ok(bytes)) = body.next().await {
@@ -226,8 +239,38 @@ impl Network {
 
     /// A server may repeat what we sent it.
     fn redacted(&self, text: &str) -> String {
-        self.key.as_ref().map_or_else(|| text.to_owned(), |key| key.redact(text))
+        let text = self.key.as_ref().map_or_else(|| text.to_owned(), |key| key.redact(text));
+        let secret = self.headers.values().filter(|value| value.is_sensitive());
+        secret
+            .filter_map(|value| value.to_str().ok())
+            .filter(|value| !value.is_empty())
+            .fold(text, |text, secret| text.replace(secret, "[header]"))
     }
+}
+
+/// Seconds, or the time until a date.
+fn retry_after(text: &str) -> Option<Duration> {
+    let date = || httpdate::parse_http_date(text).ok();
+    let until = || Some(date()?.duration_since(std::time::SystemTime::now()).unwrap_or_default());
+    text.parse().ok().map(Duration::from_secs).or_else(until)
+}
+
+/// Objects are merged field by field; everything else is replaced.
+fn merge(into: &mut Value, from: Value) {
+    match (into, from) {
+        (Value::Object(into), Value::Object(from)) => {
+            for (name, value) in from {
+                merge(into.entry(name).or_insert(Value::Null), value);
+            }
+        }
+        (into, from) => *into = from,
+    }
+}
+
+/// Whether a server answers on this port of this machine.
+pub fn is_listening(port: u16) -> bool {
+    let address = std::net::SocketAddr::from((std::net::Ipv4Addr::LOCALHOST, port));
+    std::net::TcpStream::connect_timeout(&address, Duration::from_millis(200)).is_ok()
 }
 
 /// Pieces that came together are told together.
@@ -343,7 +386,20 @@ impl Recorder {
 
 #[cfg(test)]
 mod tests {
-    use super::filled;
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn bodies_are_merged_and_times_to_wait_are_read() {
+        let mut body = json!({"options": {"a": 1, "b": 2}, "model": "m"});
+        merge(&mut body, json!({"options": {"b": 3}, "top_k": 4}));
+        assert_eq!(body, json!({"options": {"a": 1, "b": 3}, "model": "m", "top_k": 4}));
+        assert_eq!(retry_after("7"), Some(Duration::from_secs(7)));
+        let date = httpdate::fmt_http_date(std::time::SystemTime::now() + Duration::from_secs(30));
+        let wait = retry_after(&date).unwrap();
+        assert!(wait > Duration::from_secs(20) && wait <= Duration::from_secs(30), "{wait:?}");
+        assert_eq!(retry_after("soon"), None);
+    }
 
     #[test]
     fn variables_in_headers_are_filled_or_an_error() {

@@ -1,8 +1,8 @@
 //! Outputs that were too long for the conversation, kept whole for `read` to page through.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::fs::{DirBuilder, File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::PathBuf;
 
@@ -15,39 +15,56 @@ pub(super) const KEPT_LIMIT: u64 = 10 * 1024 * 1024;
 #[derive(Debug)]
 pub struct Outputs {
     directory: Option<PathBuf>,
-    files: RefCell<Vec<File>>,
+    /// The number of the last one.
+    last: Cell<usize>,
+    unnamed: RefCell<Vec<File>>,
 }
 
 impl Outputs {
+    /// Goes on after the outputs that a directory already holds.
     pub fn new(directory: Option<PathBuf>) -> Outputs {
-        Outputs { directory, files: RefCell::default() }
+        let entries = directory.as_ref().and_then(|directory| std::fs::read_dir(directory).ok());
+        let numbers = entries.into_iter().flatten().flatten();
+        let numbers = numbers.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+        let last = Cell::new(numbers.max().unwrap_or(0));
+        Outputs { directory, last, unnamed: RefCell::default() }
     }
 
     /// Makes a place for one output; returns its name.
     pub(super) fn create(&self) -> io::Result<(String, File)> {
-        let mut files = self.files.borrow_mut();
-        let number = files.len() + 1;
+        let number = self.last.get() + 1;
         let file = match &self.directory {
-            None => tempfile::tempfile()?,
+            None => {
+                let file = tempfile::tempfile()?;
+                self.unnamed.borrow_mut().push(file.try_clone()?);
+                file
+            }
             Some(directory) => {
                 DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
                 let mut options = OpenOptions::new();
-                options.read(true).write(true).create(true).truncate(true).mode(0o600);
+                options.read(true).write(true).create_new(true).mode(0o600);
                 options.open(directory.join(number.to_string()))?
             }
         };
-        files.push(file.try_clone()?);
+        self.last.set(number);
         Ok((format!("{PREFIX}{number}"), file))
     }
 
     /// The output that a path names, if it names one.
     pub(super) fn read(&self, path: &str) -> Option<Result<String, String>> {
         let number = path.strip_prefix(PREFIX)?;
-        let files = self.files.borrow();
-        let file =
-            number.parse::<usize>().ok().and_then(|number| files.get(number.wrapping_sub(1)));
-        let Some(file) = file else { return Some(Err(format!("there is no {path}"))) };
-        Some(text(file).map_err(|error| format!("cannot read {path}: {error}")))
+        let known = number.parse().ok().filter(|number| (1..=self.last.get()).contains(number));
+        let Some(number) = known else { return Some(Err(format!("there is no {path}"))) };
+        let content = match &self.directory {
+            Some(directory) => {
+                File::open(directory.join(number.to_string())).and_then(|file| text(&file))
+            }
+            None => match self.unnamed.borrow().get(number - 1) {
+                Some(file) => text(file),
+                None => Err(io::ErrorKind::NotFound.into()),
+            },
+        };
+        Some(content.map_err(|error| format!("cannot read {path}: {error}")))
     }
 }
 
@@ -130,13 +147,12 @@ fn save(file: &mut File, bytes: &[u8], so_far: u64) -> u64 {
     }
 }
 
-/// Reads from the beginning, for a file that another process is writing to.
-pub(super) fn last_lines(file: &mut File, most: usize) -> io::Result<String> {
+/// The end of a file that another process is writing to. Its position is the other's and is left alone.
+pub(super) fn end_of(file: &File, most: u64) -> io::Result<String> {
     let length = file.metadata()?.len();
-    let from = length.saturating_sub(most as u64);
-    let mut bytes = Vec::new();
-    io::Seek::seek(file, io::SeekFrom::Start(from))?;
-    file.take(most as u64).read_to_end(&mut bytes)?;
+    let from = length.saturating_sub(most);
+    let mut bytes = vec![0; (length - from) as usize];
+    file.read_exact_at(&mut bytes, from)?;
     let text = String::from_utf8_lossy(&bytes).into_owned();
     Ok(if from > 0 { format!("… {from} bytes left out …\n{text}") } else { text })
 }
@@ -156,5 +172,16 @@ mod tests {
         assert!(shown.len() < 20_000 && shown.contains("read \"@output/1\""), "{shown}");
         assert_eq!(outputs.read("@output/1").unwrap().unwrap(), all);
         assert!(outputs.read("@output/2").unwrap().is_err() && outputs.read("x").is_none());
+    }
+
+    #[test]
+    fn outputs_go_on_where_an_earlier_run_ended() {
+        let directory = tempfile::tempdir().unwrap();
+        let place = Some(directory.path().join("outputs"));
+        let (name, mut file) = Outputs::new(place.clone()).create().unwrap();
+        file.write_all(b"first").unwrap();
+        let again = Outputs::new(place);
+        assert_eq!(again.create().unwrap().0, "@output/2");
+        assert_eq!(again.read(&name).unwrap().unwrap(), "first");
     }
 }

@@ -1,8 +1,9 @@
 //! Carries out what the agent wants, one run at a time, and tells everyone who wants to know.
 
 use std::cell::RefCell;
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::future::Future;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 
 use futures_util::StreamExt;
@@ -10,6 +11,7 @@ use futures_util::stream::FuturesUnordered;
 use serde::Serialize;
 use serde_json::Value;
 
+use super::approval::{self, Approver, Verdict};
 use super::broker::{Broker, Executed, Grant};
 use super::net::{Backend, Recorder};
 use super::record::Record;
@@ -18,7 +20,7 @@ use crate::model::tape::Exchange;
 use crate::model::{
     Answer, Attachment, Message, ModelError, Request, StreamEvent, ToolCall, Usage,
 };
-use crate::policy::Decision;
+use crate::policy::{Decision, Subject};
 use crate::session::Entry;
 use crate::tools::{Kind, TaskArguments};
 
@@ -69,6 +71,9 @@ pub struct Denial {
     pub grant: Option<String>,
     /// A yes would have let it through, and nobody was there to give it.
     pub unasked: bool,
+    /// What the person who was asked has said.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub answer: Option<String>,
 }
 
 /// A call and what came of it.
@@ -106,6 +111,12 @@ pub struct Session {
     pub max_cost: Option<f64>,
     /// What was said before, without the system prompt.
     pub earlier: Vec<Message>,
+    /// Who answers questions; without one, what would be asked is denied.
+    pub approver: Option<Approver>,
+    /// Where rules go that are to hold in every session.
+    pub rules_file: Option<PathBuf>,
+    /// Calls that were denied during this run: they are not asked about again.
+    pub refused: RefCell<HashSet<(String, String)>>,
 }
 
 /// A run's way to tell what happens.
@@ -141,6 +152,7 @@ impl Session {
     ) -> RunResult {
         let before = self.record.state();
         self.record.begin_turn();
+        self.refused.borrow_mut().clear();
         let agent = Agent::new(self.settings.clone(), self.earlier.clone());
         let first = Event::Prompt { text: prompt, attachments };
         let scope = Scope { task: None, cost_before: before.cost };
@@ -165,11 +177,11 @@ impl Session {
     pub async fn shell(&self, command: &str) -> ToolResult {
         let arguments = serde_json::json!({"command": command}).to_string();
         let call = ToolCall { id: "shell".into(), name: "bash".into(), arguments };
-        let subject = crate::policy::Subject::Command(command.to_owned());
+        let subject = Subject::Command(command.to_owned());
         if let Decision::Deny { reason } = self.broker.decide(&call, &subject) {
             return ToolResult::new(ToolStatus::Denied, reason);
         }
-        let result = self.broker.execute(&call, &subject, Grant::This).await.result;
+        let result = self.broker.execute(&call, &subject, Grant::This, "").await.result;
         self.record.begin_turn();
         let text = format!("I ran this command:\n{command}\n\nIt printed:\n{}", result.text);
         self.record.add(Entry::Message(Message::user(text)));
@@ -188,6 +200,8 @@ impl Session {
         let mut effects = VecDeque::from(self.on(&mut agent, first, scope));
         let mut running = FuturesUnordered::new();
         let (mut calls, mut denials) = (Vec::new(), Vec::new());
+        // Calls that have not ended yet.
+        let mut open: Vec<ToolCall> = Vec::new();
         let outcome = loop {
             match effects.pop_front() {
                 Some(effect @ (Effect::CallModel(_) | Effect::Compact(_))) => {
@@ -202,14 +216,12 @@ impl Session {
                     }
                 }
                 Some(Effect::RunTool { call, repeated }) => {
-                    tell(AgentEvent::ToolCall {
-                        id: call.id.clone(),
-                        name: call.name.clone(),
-                        arguments: arguments(&call),
-                    });
+                    tell_call(&call, tell);
+                    open.push(call.clone());
                     running.push(self.run_tool(call, repeated, scope, tell));
                 }
                 Some(Effect::Refuse { call, text }) => {
+                    tell_call(&call, tell);
                     let result = ToolResult::new(ToolStatus::Error, text);
                     let record = CallRecord::new(&call, &result);
                     effects.extend(self.on(
@@ -221,10 +233,12 @@ impl Session {
                     calls.push(record);
                 }
                 Some(Effect::Tell(note)) => tell(AgentEvent::Notice { text: note_text(&note) }),
-                Some(Effect::Keep(kept)) => self.record.keep(kept, scope.task),
+                // Written down by `on` already.
+                Some(Effect::Keep(_)) => {}
                 Some(Effect::Finish(outcome)) => break outcome,
                 None => tokio::select! {
                     Some(Ended { call, result, denials: new }) = running.next() => {
+                        open.retain(|other| other.id != call.id);
                         let record = CallRecord::new(&call, &result);
                         denials.extend(new);
                         effects.extend(self.on(&mut agent, Event::ToolEnded { id: call.id, result }, scope));
@@ -234,6 +248,12 @@ impl Session {
                     () = &mut cancel => {
                         running.clear();
                         effects = self.on(&mut agent, Event::Cancelled, scope).into();
+                        for call in open.drain(..) {
+                            let result = ToolResult::new(ToolStatus::Error, "(cancelled by the user)");
+                            let record = CallRecord::new(&call, &result);
+                            record.tell(tell);
+                            calls.push(record);
+                        }
                     }
                 },
             }
@@ -241,7 +261,7 @@ impl Session {
                 tell(AgentEvent::Notice { text: failure });
             }
         };
-        let (turns, usage) = (agent.turns(), agent.usage());
+        let (turns, usage) = (agent.turns(), Usage::default());
         RunResult { outcome, turns, usage, cost: None, calls, denials }
     }
 
@@ -287,6 +307,7 @@ impl Session {
                 tell(AgentEvent::Text { text });
             }
             StreamEvent::Reasoning(text) => tell(AgentEvent::Reasoning { text }),
+            StreamEvent::Waiting(text) => tell(AgentEvent::Notice { text }),
         }
     }
 
@@ -334,24 +355,82 @@ impl Session {
             Decision::Allow { .. } => Grant::Unasked,
             Decision::Grant { .. } => Grant::This,
             Decision::Ask { reason } => {
-                let grant = broker.exact_rule(&call, &subject).filter(|_| !repeated);
-                return denied(broker, call, &subject, reason, grant, true);
+                match self.approve(&call, &subject, &reason, repeated).await {
+                    Ok(()) => Grant::This,
+                    Err(denial) => return denied(broker, call, denial),
+                }
             }
             Decision::Deny { reason } => {
-                return denied(broker, call, &subject, reason, None, false);
+                let denial = Denial::new(broker, &call, &subject, &reason);
+                return denied(broker, call, denial);
             }
         };
         if broker.kind(&call.name) == Some(Kind::Task) {
             return self.task(call, scope, tell).await;
         }
-        let Executed { result, change, seen } = broker.execute(&call, &subject, grant).await;
+        let conversation = scope.task.unwrap_or_default();
+        let executed = broker.execute(&call, &subject, grant, conversation).await;
+        let Executed { result, change, seen } = executed;
         if let Some(change) = change {
             self.record.add(Entry::Change(change));
         }
-        if let Some((path, hash)) = seen {
+        if let Some((path, hash)) = seen.filter(|_| scope.task.is_none()) {
             self.record.add(Entry::Seen(path, hash));
         }
         done(call, result)
+    }
+
+    /// Asks for a yes. The error is the denial.
+    async fn approve(
+        &self,
+        call: &ToolCall,
+        subject: &Subject,
+        reason: &str,
+        repeated: bool,
+    ) -> Result<(), Denial> {
+        let mut denial = Denial::new(&self.broker, call, subject, reason);
+        let Some(approver) = &self.approver else {
+            denial.unasked = true;
+            denial.grant = self.broker.exact_rule(call, subject).filter(|_| !repeated);
+            return Err(denial);
+        };
+        let key = (call.name.clone(), call.arguments.clone());
+        if self.refused.borrow().contains(&key) {
+            denial.answer = Some("It was already denied.".into());
+            return Err(denial);
+        }
+        let mut question = self.broker.question(call, subject, reason.to_owned()).await;
+        if repeated {
+            // A yes to a loop is a yes to one more round.
+            question.offers.clear();
+        }
+        let offers = question.offers.clone();
+        let stored = match approval::ask(approver, question).await {
+            Verdict::Once => return Ok(()),
+            Verdict::Session(rule) if offers.contains(&rule) => self.broker.grant(&rule).is_ok(),
+            Verdict::Always(rule) if offers.contains(&rule) => {
+                self.broker.grant(&rule).is_ok() && self.remember_rule(&rule)
+            }
+            // A rule that was not offered was not looked at by anybody.
+            Verdict::Session(_) | Verdict::Always(_) => false,
+            Verdict::No(why) => {
+                self.refused.borrow_mut().insert(key);
+                denial.answer = Some(match why {
+                    Some(why) => format!("The user says no: {why}"),
+                    None => "The user says no.".into(),
+                });
+                return Err(denial);
+            }
+        };
+        if stored {
+            return Ok(());
+        }
+        denial.answer = Some("The rule could not be stored.".into());
+        Err(denial)
+    }
+
+    fn remember_rule(&self, rule: &str) -> bool {
+        self.rules_file.as_ref().is_some_and(|file| add_rule(file, rule).is_ok())
     }
 
     /// Runs a sub-agent: the same policy, the same workers, its own conversation.
@@ -405,29 +484,54 @@ fn is_over(effects: &VecDeque<Effect>) -> bool {
     effects.iter().any(|effect| matches!(effect, Effect::Finish(_)))
 }
 
-fn denied(
-    broker: &Broker,
-    call: ToolCall,
-    subject: &crate::policy::Subject,
-    reason: String,
-    grant: Option<String>,
-    unasked: bool,
-) -> Ended {
+/// Adds an allowing rule to a file of settings that holds nothing else.
+fn add_rule(file: &Path, rule: &str) -> std::io::Result<()> {
+    let directory = file.parent().unwrap_or(Path::new("/"));
+    let text = match std::fs::read_to_string(file) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
+        Err(error) => return Err(error),
+    };
+    let mut table: toml::Table = toml::from_str(&text).map_err(std::io::Error::other)?;
+    let rules = table.entry("allow").or_insert_with(|| toml::Value::Array(Vec::new()));
+    let rules = rules.as_array_mut().ok_or(std::io::ErrorKind::InvalidData)?;
+    if !rules.iter().any(|known| known.as_str() == Some(rule)) {
+        rules.push(rule.into());
+    }
+    let mut new = tempfile::NamedTempFile::new_in(directory)?;
+    std::io::Write::write_all(&mut new, table.to_string().as_bytes())?;
+    new.as_file().sync_data()?;
+    new.persist(file)?;
+    Ok(())
+}
+
+impl Denial {
+    fn new(broker: &Broker, call: &ToolCall, subject: &Subject, reason: &str) -> Denial {
+        Denial {
+            tool: call.name.clone(),
+            what: subject.to_string(),
+            directory: broker.host().workspace.display().to_string(),
+            reason: reason.to_owned(),
+            grant: None,
+            unasked: false,
+            answer: None,
+        }
+    }
+}
+
+fn denied(broker: &Broker, call: ToolCall, denial: Denial) -> Ended {
     let mode = broker.policy().name;
-    let who = if unasked { " There was nobody to ask." } else { "" };
-    let allow = match &grant {
+    let who = match &denial.answer {
+        Some(answer) => format!(" {answer}"),
+        None if denial.unasked => " There was nobody to ask.".into(),
+        None => String::new(),
+    };
+    let allow = match &denial.grant {
         Some(rule) => format!(" The user can allow exactly this with the rule {rule}"),
         None => String::new(),
     };
+    let reason = &denial.reason;
     let text = format!("denied in {mode} mode: {reason}{who} Do not try to get around it.{allow}");
-    let denial = Denial {
-        tool: call.name.clone(),
-        what: subject.to_string(),
-        directory: broker.host().workspace.display().to_string(),
-        reason,
-        grant,
-        unasked,
-    };
     Ended { call, result: ToolResult::new(ToolStatus::Denied, text), denials: vec![denial] }
 }
 
@@ -450,6 +554,11 @@ impl CallRecord {
             output: self.output.clone(),
         });
     }
+}
+
+fn tell_call(call: &ToolCall, tell: Tell<'_>) {
+    let (id, name) = (call.id.clone(), call.name.clone());
+    tell(AgentEvent::ToolCall { id, name, arguments: arguments(call) });
 }
 
 fn arguments(call: &ToolCall) -> Value {

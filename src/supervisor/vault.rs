@@ -71,8 +71,8 @@ impl<'a> Vault<'a> {
         provider: &Provider,
         source: Option<&KeySource>,
     ) -> Result<Option<Key>, KeyError> {
-        if let Some(given) = &self.given {
-            return Ok(Some(Key::new(given.clone())));
+        if let Some(given) = self.given.as_ref().filter(|given| !given.trim().is_empty()) {
+            return Ok(Some(Key::new(given.trim().to_owned())));
         }
         let own = provider.key_variable.clone().map(KeySource::Variable);
         let variable = match source.cloned().or(own) {

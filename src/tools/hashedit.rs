@@ -62,8 +62,9 @@ pub fn run(call: &Call, roots: &Roots, passed: Option<OwnedFd>) -> Outcome {
 }
 
 fn apply(before: &str, edits: &[Edit]) -> Result<String, String> {
+    // With their line ends: those of lines that are not edited stay as they are.
+    let whole: Vec<&str> = before.split_inclusive('\n').collect();
     let lines: Vec<&str> = before.lines().collect();
-    let end = if before.contains("\r\n") { "\r\n" } else { "\n" };
     let mut spans = Vec::new();
     for edit in edits {
         let first = line_of(&edit.from, &lines)?;
@@ -84,19 +85,23 @@ fn apply(before: &str, edits: &[Edit]) -> Result<String, String> {
     if spans.windows(2).any(|pair| pair[1].0 <= pair[0].1) {
         return Err("two edits overlap".into());
     }
-    let mut after: Vec<&str> = Vec::new();
+    let mut after = String::new();
     let mut next = 0;
     for (first, last, new) in spans {
-        after.extend(&lines[next..first]);
-        after.extend(new.lines());
+        after.extend(whole[next..first].iter().copied());
+        let end = if whole[first].ends_with("\r\n") { "\r\n" } else { "\n" };
+        let mut lines = new.lines().peekable();
+        while let Some(line) = lines.next() {
+            after.push_str(line);
+            // The last line of the file may have no end.
+            if lines.peek().is_some() || whole[last].ends_with('\n') {
+                after.push_str(end);
+            }
+        }
         next = last + 1;
     }
-    after.extend(&lines[next..]);
-    let mut text = after.join(end);
-    if before.ends_with('\n') && !text.is_empty() {
-        text.push_str(end);
-    }
-    Ok(text)
+    after.extend(whole[next..].iter().copied());
+    Ok(after)
 }
 
 #[cfg(test)]
@@ -113,6 +118,7 @@ mod tests {
         let edits = [edit(anchor(2, "two"), Some(anchor(3, "three")), "2\n3\n4")];
         assert_eq!(apply(text, &edits).unwrap(), "one\r\n2\r\n3\r\n4\r\n");
         assert_eq!(apply("a\nb", &[edit(anchor(1, "a"), None, "")]).unwrap(), "b");
+        assert_eq!(apply("a\r\nb\nc", &[edit(anchor(3, "c"), None, "d")]).unwrap(), "a\r\nb\nd");
         assert!(
             apply(text, &[edit(anchor(2, "other"), None, "x")]).unwrap_err().contains("line 2")
         );

@@ -54,6 +54,7 @@ pub fn restore(call: &Call, roots: &Roots) -> Outcome {
     };
     match &wanted.text {
         Some(text) => file.replace(text)?,
+        None if call.preview => {}
         None => place::remove(call, roots)?,
     }
     let text = diff(&call.shown, &present, wanted.text.as_deref().unwrap_or_default());

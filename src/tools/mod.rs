@@ -141,7 +141,12 @@ fn define<T: JsonSchema>(name: &'static str, kind: Kind, description: &'static s
     settings.meta_schema = None;
     settings.inline_subschemas = true;
     let schema = settings.into_generator().into_root_schema_for::<T>();
-    Definition { name, kind, description, schema: compact(schema.to_value()) }
+    let mut schema = compact(schema.to_value());
+    // It would say again what the description of the tool says.
+    if let Some(object) = schema.as_object_mut() {
+        object.remove("description");
+    }
+    Definition { name, kind, description, schema }
 }
 
 /// Drops what costs tokens and tells a model nothing.

@@ -37,6 +37,8 @@ pub(super) struct Memory {
     bytes: usize,
 }
 
+/// Longest description of a change that is shown in full, bytes.
+const DIFF_LIMIT: usize = 8 * 1024;
 /// How much text a worker remembers, bytes.
 const MEMORY_LIMIT: usize = 4 * 1024 * 1024;
 
@@ -204,20 +206,25 @@ impl<'a> Changing<'a> {
             return Ok(());
         }
         let shown = &self.call.shown;
-        let what = match roots.memory.borrow().text(seen) {
-            Some(old) => format!("It is different now:\n{}", super::diff(shown, old, before)),
-            None => "Read it again.".into(),
+        let changes = roots.memory.borrow().text(seen).map(|old| super::diff(shown, old, before));
+        // Only what is shown counts as seen.
+        let shown_whole = changes.filter(|changes| changes.len() <= DIFF_LIMIT);
+        let (what, hash) = match shown_whole {
+            Some(changes) => {
+                let hash = roots.memory.borrow_mut().remember(before);
+                (format!("It is different now:\n{changes}"), Some(hash))
+            }
+            None => ("Read it again.".into(), None),
         };
-        roots.memory.borrow_mut().remember(before);
-        Err(Fault {
-            message: format!("{shown} was changed since you read it; nothing was done. {what}"),
-            errno: 0,
-            hash: Some(hash(before)),
-        })
+        let message = format!("{shown} was changed since you read it; nothing was done. {what}");
+        Err(Fault { message, errno: 0, hash })
     }
 
     /// The result of a change that has been made.
     pub fn made(&self, roots: &Roots, after: &str, text: String, changes: String) -> Output {
+        if self.call.preview {
+            return Output { text: changes, ..Output::default() };
+        }
         Output {
             text,
             diff: Some(changes),
@@ -230,6 +237,9 @@ impl<'a> Changing<'a> {
     /// Writes the new content: by rename where the directory is writable, so that nobody sees half
     /// a file; in place where only the file was granted.
     pub fn replace(&self, text: &str) -> Result<(), Fault> {
+        if self.call.preview {
+            return Ok(());
+        }
         let outcome = match &self.place {
             Place::Passed(file) => write_in_place(file, text),
             Place::Beneath { root, path, mode } => replace_by_rename(root, path, *mode, text),

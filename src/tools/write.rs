@@ -22,7 +22,7 @@ pub fn run(call: &Call, roots: &Roots, passed: Option<OwnedFd>) -> Outcome {
         return Err(fault("the content is larger than 10 MiB"));
     }
     let file = place::Changing::open(call, roots, passed)?;
-    if file.before.is_some() && call.seen.is_none() {
+    if file.before.is_some() && call.seen.is_none() && !call.preview {
         return Err(fault(format!("{} exists; read it before you replace it", call.shown)));
     }
     file.check(roots)?;

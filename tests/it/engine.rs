@@ -136,7 +136,7 @@ fn sub_agents_run_at_once_under_the_same_rules_and_cost_once() {
     let requests = server.finish_loosely();
     let reader = requests.iter().find(|request| request.said_by("user") == ["one"]).unwrap();
     assert_eq!(reader.tool_names(), ["read", "grep", "find_files", "list_dir"]);
-    let told = requests.iter().filter(|it| it.said_by("user") == ["one"]).last().unwrap();
+    let told = requests.iter().rfind(|it| it.said_by("user") == ["one"]).unwrap();
     assert!(told.result("c1").contains("alpha") && told.result("c2").contains("denied"));
     assert!(told.result("c3").contains("no tool") && told.result("c4").contains("no tool"));
     let file = fs::read_dir(world.home().join(".local/share/zerostack/sessions")).unwrap();
@@ -226,16 +226,17 @@ fn a_command_of_the_users_runs_in_a_cell_and_the_model_hears_of_it() {
         assert_eq!(world.read("made.txt"), "mine\n");
         run(&["--deny", "bash(rm*)", "-p", "!rm made.txt"]).exits(4).says("denied");
         assert!(world.has("made.txt"));
-        // Piped text is never a command.
-        let piped = world.zerostack(&["--provider", "demo", "-p"]).stdin("!rm made.txt\n").run();
-        assert!(piped.status == 0 && world.has("made.txt"), "{piped}");
         let server = ModelServer::start(vec![Reply::text("I see.")]);
-        let ids = world.zerostack(&["sessions", "list", "--json"]).run().json();
-        let first = ids.as_array().unwrap().iter().find(|it| it["title"] == "I ran this command:");
-        let id = first.unwrap()["id"].as_str().unwrap().to_owned();
+        let found = world.zerostack(&["sessions", "search", "echo mine"]).run().exits(0).stdout;
+        let id = found.split_whitespace().next().unwrap().to_owned();
         world.ask(&server, "See?").args(&["--session", &id]).run().exits(0);
         let said = server.finish()[0].said_by("user").join("\n");
         assert!(said.contains("echo mine") && said.contains("(exit 3)"), "{said}");
+        // Piped text is never a command, nor part of one.
+        world.zerostack(&["-p", "!true"]).stdin("rm made.txt\n").run().exits(0);
+        assert!(world.has("made.txt"));
+        let piped = world.zerostack(&["--provider", "demo", "-p"]).stdin("!rm made.txt\n").run();
+        assert!(piped.status == 0 && world.has("made.txt"), "{piped}");
     }
 }
 

@@ -8,6 +8,7 @@
 #![allow(clippy::disallowed_methods, reason = "tests start the product and its peers as programs")]
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod approvals;
 mod bad_input;
 mod borders;
 mod engine;

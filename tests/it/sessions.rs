@@ -66,9 +66,12 @@ fn a_session_goes_on_with_everything_that_was_said() {
 fn a_session_never_comes_back_with_more_rights() {
     let world = World::new(Account::Current);
     let server = ModelServer::always(Reply::text("Hi."));
+    let elsewhere = || world.zerostack(&["-c"]).env("OPENAI_API_KEY", "k").prompt("hi").run();
     let mode_of = |out: &Output| out.json()["mode"].as_str().unwrap().to_owned();
 
     world.ask(&server, "hi").args(&["--yolo"]).run().exits(0);
+    // Nor to another place than it was held with.
+    elsewhere().exits(2).says("would send all of it to https://api.openai.com");
     let back = world.ask(&server, "hi").args(&["-c"]).json().run().exits(0);
     assert_eq!(mode_of(&back), "standard");
 
@@ -185,6 +188,8 @@ fn undo_restores_files_and_conversation_and_never_overwrites_other_work() {
         world.write("b.txt", "mine\n");
 
         world.zerostack(&["sessions", "undo"]).run().exits(1).says("b.txt was changed since");
+        assert_eq!(world.read("a.txt"), "three\n");
+        world.zerostack(&["sessions", "undo", "--force"]).run().exits(1);
         assert_eq!((world.read("a.txt"), world.read("b.txt")), ("two\n".into(), "mine\n".into()));
         world.zerostack(&["sessions", "undo"]).run().exits(0);
         assert_eq!(world.read("a.txt"), "one\n");

@@ -48,7 +48,7 @@ impl Bench {
         let (id, name) = ("c".to_owned(), tool.to_owned());
         let call = ToolCall { id, name, arguments: arguments.to_string() };
         let subject = self.broker.look_at(&call).unwrap();
-        let run = self.broker.execute(&call, &subject, Grant::Unasked);
+        let run = self.broker.execute(&call, &subject, Grant::Unasked, "");
         let result = self.runtime.block_on(run).result;
         (result.status, result.text)
     }
@@ -324,14 +324,14 @@ fn a_granted_path_is_the_one_that_was_decided_on() {
     let here = nix::fcntl::AT_FDCWD;
     let flags = nix::fcntl::RenameFlags::RENAME_EXCHANGE;
     nix::fcntl::renameat2(here, &a, here, &b, flags).unwrap();
-    let run = bench.broker.execute(&call, &subject, Grant::This);
+    let run = bench.broker.execute(&call, &subject, Grant::This, "");
     let result = bench.runtime.block_on(run).result;
     assert_eq!(result.status, ToolStatus::Error, "{}", result.text);
     let outside = std::fs::read_to_string(bench.root.path().join("home/outside.txt")).unwrap();
     assert_eq!(outside, "outside\n");
     // The control: without the swap the same grant writes.
     nix::fcntl::renameat2(here, &a, here, &b, flags).unwrap();
-    let run = bench.broker.execute(&call, &subject, Grant::This);
+    let run = bench.broker.execute(&call, &subject, Grant::This, "");
     assert_eq!(bench.runtime.block_on(run).result.status, ToolStatus::Ok);
 }
 
@@ -351,7 +351,7 @@ fn a_granted_search_sees_what_was_decided_on_and_nothing_else() {
         (call, subject)
     };
     let run = |(call, subject): &(ToolCall, zerostack::policy::Subject)| {
-        bench.runtime.block_on(bench.broker.execute(call, subject, Grant::This)).result.text
+        bench.runtime.block_on(bench.broker.execute(call, subject, Grant::This, "")).result.text
     };
     let (directory, file) = (search("dir"), search("dir/found.txt"));
     assert!(run(&directory).contains("needle inside"), "{}", run(&directory));

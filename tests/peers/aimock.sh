@@ -1,18 +1,18 @@
 #!/usr/bin/env bash
 # A whole tool call, from the model's wish to read a file to its answer, in every protocol, against a server that
-# others wrote: @copilotkit/aimock (npm, no dependencies, about 3 MB, once). It wants the key in each protocol's own
+# others wrote: @copilotkit/aimock (npm, no dependencies, about 2 MB once). It wants the key in each protocol's own
 # header, answers what no fixture names with an error, and answers the second request only if that request holds
 # what the tool has read.
 #   tests/peers/aimock.sh target/release/zerostack
 set -euo pipefail
 program=$(realpath "$1")
-version=1.43.0 # fixtures change with it
-cache=${PEERS_CACHE:-/var/tmp/zerostack-peers}
-mkdir -p "$cache/aimock"
+version=1.43.0 # the form of its fixtures changes
+cache=${PEERS_CACHE:-/var/tmp/zerostack-peers}/aimock-$version
+mkdir -p "$cache"
 cache=$(realpath "$cache")
-server=$cache/aimock/node_modules/.bin/llmock
+server=$cache/node_modules/.bin/llmock
 if [ ! -x "$server" ]; then
-  npm install --silent --no-audit --no-fund --ignore-scripts --prefix "$cache/aimock" "@copilotkit/aimock@$version"
+  npm install --silent --no-audit --no-fund --ignore-scripts --prefix "$cache" "@copilotkit/aimock@$version"
 fi
 work=$(mktemp -d /var/tmp/zerostack-peer.XXXXXX)
 pid=
@@ -45,21 +45,36 @@ ask() { # KEY OPTION...
   HOME=$work/home timeout 60 "$program" --api-key "$key" --model any --output-format json "$@" \
     -p "What is in README.md?" 2>"$work/error"
 }
-check() { # NAME PATH USAGE OPTION... : PATH is where both requests must have gone
-  local name=$1 path=$2 usage=$3
-  shift 3
+check() { # NAME PATH HEADER USAGE OPTION... : both requests must have gone to PATH with the key in HEADER alone
+  local name=$1 path=$2 header=$3 usage=$4
+  shift 4
   ask right "$@" >"$work/result" || fail "$name: $(cat "$work/result" "$work/error")"
   curl -fs -H "x-api-key: right" "$address/__aimock/journal?limit=1000" >"$work/journal"
-  node - "$work/result" "$work/journal" "$path" "$usage" <<'JS' || fail "$name: $(cat "$work/result")"
+  node - "$work/result" "$work/journal" "$path" "$header" "$usage" <<'JS' || fail "$name: $(cat "$work/result")"
 const [result, journal] = process.argv.slice(2, 4).map((file) => JSON.parse(require("fs").readFileSync(file)));
-const [path, usage] = process.argv.slice(4);
+const [path, header, usage] = process.argv.slice(4);
 const same = require("assert").strictEqual;
 same(result.status, "done");
 same(result.answer, "It is about a shop in Ghent.");
 same(result.tool_calls.length, 1);
 same(result.tool_calls[0].status, "ok");
 same(`${result.usage.input_tokens}+${result.usage.output_tokens}`, usage);
-same(journal.slice(-2).map((request) => request.path).join(" "), `${path} ${path}`);
-JS
-  echo "ok: $name: read called, its result understood, $path"
+for (const request of journal.slice(-2)) {
+  same(request.path, path);
+  same(Object.keys(request.headers).filter((name) => /key|auth/.test(name)).join(), header);
 }
+JS
+  echo "ok: $name: read called, its result understood, $path, $header"
+}
+# aimock counts no tokens where it is Ollama.
+check ollama /api/chat authorization 0+0 --provider ollama --base-url "$address"
+check openrouter /api/v1/chat/completions authorization 90+12 --provider openrouter --base-url "$address/api/v1"
+check responses /v1/responses authorization 90+12 --provider openai --api-style responses --base-url "$address/v1"
+check messages /v1/messages x-api-key 90+12 --provider anthropic --base-url "$address/v1"
+check gemini "/v1beta/models/any:streamGenerateContent?alt=sse" x-goog-api-key 90+12 \
+  --provider gemini --base-url "$address/v1beta"
+# Without this, the key that the checks above have sent would prove nothing.
+code=0
+ask wrong --provider gemini --base-url "$address/v1beta" >"$work/result" || code=$?
+[ "$code" = 3 ] && grep -q '"error":"401 ' "$work/result" || fail "wrong key: exit code $code, $(cat "$work/result")"
+echo "ok: a wrong key is an error of the model, exit code 3"

@@ -1,0 +1,140 @@
+//! Questions to a person, as values that any front end can show, and what the answers mean.
+
+use serde::Serialize;
+use tokio::sync::{mpsc, oneshot};
+
+use super::broker::Broker;
+use crate::model::ToolCall;
+use crate::policy::{Subject, ViewHome, WorkspaceView, analyse};
+
+/// One call that needs a yes: what will happen in full, why it is asked, and what can be answered.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Approval {
+    pub tool: String,
+    /// The command or the path, in full.
+    pub what: String,
+    pub directory: String,
+    /// What a change would do to the file, as a unified diff.
+    pub diff: Option<String>,
+    /// The rule that asks.
+    pub reason: String,
+    /// What the kernel refuses even after a yes.
+    pub still_refused: String,
+    /// Rules that can be stored with the answer: exactly this call first, then wider ones.
+    pub offers: Vec<String>,
+}
+
+/// The answer to an [`Approval`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// This call, this time.
+    Once,
+    /// What this rule allows, one of the offers, until the session ends.
+    Session(String),
+    /// The same, from now on in every session.
+    Always(String),
+    /// No, and perhaps what the model should know about it.
+    No(Option<String>),
+}
+
+/// A question on its way to a person.
+#[derive(Debug)]
+pub struct Question {
+    pub approval: Approval,
+    pub answer: oneshot::Sender<Verdict>,
+}
+
+/// Where questions go. A session without one denies what it would ask.
+pub type Approver = mpsc::UnboundedSender<Question>;
+
+/// Asks and waits. Nobody there to answer is a no.
+pub(super) async fn ask(approver: &Approver, approval: Approval) -> Verdict {
+    let (answer, verdict) = oneshot::channel();
+    if approver.send(Question { approval, answer }).is_err() {
+        return Verdict::No(None);
+    }
+    verdict.await.unwrap_or(Verdict::No(None))
+}
+
+impl Broker {
+    /// The question about a call.
+    pub async fn question(&self, call: &ToolCall, subject: &Subject, reason: String) -> Approval {
+        Approval {
+            tool: call.name.clone(),
+            what: subject.to_string(),
+            directory: self.host().workspace.display().to_string(),
+            diff: self.preview(call, subject).await,
+            reason,
+            still_refused: self.still_refused(subject),
+            offers: self.offers(call, subject),
+        }
+    }
+
+    /// Rules that would let a call through, and nothing but what they say.
+    fn offers(&self, call: &ToolCall, subject: &Subject) -> Vec<String> {
+        let exact = self.exact_rule(call, subject);
+        let wider = match subject {
+            Subject::Command(command) => wider_command(command),
+            Subject::Path(place) => place
+                .inside
+                .as_ref()
+                .and_then(|inside| inside.parent())
+                .filter(|parent| !parent.as_os_str().is_empty())
+                .and_then(|parent| parent.to_str())
+                .map(|parent| format!("{}({}/**)", call.name, globset::escape(parent))),
+            Subject::Nothing => None,
+        };
+        let wider = wider.filter(|rule| self.would_allow(call, subject, rule));
+        exact.into_iter().chain(wider).collect()
+    }
+
+    fn still_refused(&self, subject: &Subject) -> String {
+        let policy = self.policy();
+        let mut refused = vec!["zerostack's own files and keys"];
+        if let Subject::Command(_) = subject {
+            refused.push("the network");
+            refused.push("credentials such as ~/.ssh");
+            if policy.view.home == ViewHome::Empty {
+                refused.push("your home directory");
+            }
+            match policy.command.granted {
+                WorkspaceView::ReadWrite => refused.push("changes outside the workspace"),
+                WorkspaceView::Copy => refused.push("changes to the workspace: it works on a copy"),
+                WorkspaceView::ReadOnly | WorkspaceView::None => {
+                    refused.push("changes to any file");
+                }
+            }
+        } else {
+            refused.push("every other file");
+        }
+        refused.join(", ")
+    }
+}
+
+/// A rule for the same program and its sub-command with other arguments: only for one simple command.
+fn wider_command(command: &str) -> Option<String> {
+    let shell = analyse(command);
+    let [words] = &shell.commands[..] else { return None };
+    let words: Vec<&str> = words.iter().map(Option::as_deref).collect::<Option<_>>()?;
+    let plain = shell.plain && words.len() > 1 && !words[1].starts_with('-');
+    let simple = |word: &str| {
+        !word.is_empty() && word.chars().all(|c| c.is_alphanumeric() || "-_.+/".contains(c))
+    };
+    (plain && words[..2].iter().all(|word| simple(word)))
+        .then(|| format!("bash({} {} *)", words[0], words[1]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::wider_command;
+
+    #[test]
+    fn a_wider_rule_is_only_offered_for_one_plain_command() {
+        assert_eq!(wider_command("cargo test --lib x").as_deref(), Some("bash(cargo test *)"));
+        for command in
+            ["cargo test; rm x", "ls", "rm -rf x", "a $(b) c", "x > y z", "cargo 'a*b' c"]
+        {
+            assert_eq!(wider_command(command), None, "{command}");
+        }
+    }
+}
