@@ -169,6 +169,13 @@ impl Dialect {
                     "thinking has no room",
                     budget.is_none_or(|budget| body["max_tokens"].as_u64() > Some(budget)),
                 );
+                let entries = body["messages"].as_array().into_iter().flatten();
+                let bare = |block: &Value| {
+                    block["type"] == "thinking"
+                        && block["signature"].as_str().is_none_or(str::is_empty)
+                };
+                let mut blocks = entries.filter_map(|entry| entry["content"].as_array()).flatten();
+                need("thinking without its signature", !blocks.any(bare));
                 need(
                     "thinking with a temperature",
                     budget.is_none() || body["temperature"].is_null(),
