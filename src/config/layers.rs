@@ -234,6 +234,12 @@ fn under(
         }
         rules.insert("mode".into(), most.name().into());
     }
+    let nobodys = values.get("provider").is_none_or(|(_, origin)| *origin == Origin::BuiltIn);
+    if let Some(first) =
+        ceiling.providers.as_ref().and_then(|allowed| allowed.first()).filter(|_| nobodys)
+    {
+        rules.insert("provider".into(), first.as_str().into());
+    }
     merge(merged, rules, "", &origin, values);
     let provider = merged.get("provider").and_then(Value::as_str).unwrap_or_default();
     if ceiling.providers.is_some() && merged.contains_key("base_url") {
@@ -341,6 +347,9 @@ mod tests {
         let typed = layer(Origin::CommandLine, "mode = \"yolo\"");
         let error = resolve(vec![typed], ceiling("mode = \"guarded\"")).unwrap_err();
         assert!(error.to_string().contains("at most mode guarded"));
-        assert!(resolve(Vec::new(), ceiling("providers = [\"ollama\"]")).is_err());
+        let held = resolve(Vec::new(), ceiling("providers = [\"ollama\"]")).unwrap();
+        assert_eq!(held.config.provider.as_deref(), Some("ollama"));
+        let typed = layer(Origin::CommandLine, "provider = \"openai\"");
+        assert!(resolve(vec![typed], ceiling("providers = [\"ollama\"]")).is_err());
     }
 }

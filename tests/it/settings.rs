@@ -256,3 +256,59 @@ fn context_files_come_from_the_repository_down_and_can_be_left_out() {
     assert!(outer.is_some() && outer < inner && !system.contains("home words"), "{system}");
     assert!(!requests[1].said_by("system").concat().contains("AGENTS.md"));
 }
+
+/// The ceiling is a file of the machine, so this runs in a mount namespace of its own, as root.
+#[test]
+fn nobody_gets_over_the_administrators_ceiling() {
+    if !nix::unistd::Uid::effective().is_root() {
+        eprintln!("needs root to put a file into /etc of a private mount namespace");
+        return;
+    }
+    let world = World::new(Account::Current);
+    let etc = world.root().join("etc");
+    fs::create_dir(&etc).unwrap();
+    fs::write(
+        etc.join("policy.toml"),
+        "mode = \"guarded\"\ndeny = [\"bash(curl*)\"]\nproviders = [\"demo\", \"openai\"]\n",
+    )
+    .unwrap();
+    // A mode of the user's own is what its name says only where nobody sets a ceiling.
+    let yolo = include_str!("../../policies/yolo.toml").replace("\"yolo\"", "\"guarded\"");
+    world.write("../.config/zerostack/policies/guarded.toml", &yolo);
+    world.configure("mode = \"yolo\"\nallow = [\"bash(curl*)\"]\n");
+    let run = |args: &str| {
+        let script = format!(
+            "mount -t tmpfs none /etc/zerostack 2>/dev/null || {{ mkdir /run/zs-etc && cp -a /etc/. /run/zs-etc && \
+             mkdir -p /run/zs-etc/zerostack && mount --bind /run/zs-etc /etc; }}; \
+             cp {}/policy.toml /etc/zerostack/ && cd {} && exec {} {args}",
+            etc.display(),
+            world.workspace().display(),
+            world.program().display()
+        );
+        let mut unshare = std::process::Command::new("unshare");
+        unshare.args([
+            "--mount",
+            "--",
+            "sh",
+            "-c",
+            &format!("mount -t tmpfs none /run && {script}"),
+        ]);
+        let out = unshare.env("HOME", world.home()).env_remove("XDG_CONFIG_HOME").output().unwrap();
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        (out.status.code(), text(&out.stdout), text(&out.stderr))
+    };
+    let (code, shown, error) = run("--print-config");
+    assert_eq!(code, Some(0), "{error}");
+    assert!(shown.contains("mode = \"guarded\"  # administrator's"), "{shown}");
+    let (code, shown, _) = run("policy explain 'bash(curl x)'");
+    assert!(code == Some(0) && shown.starts_with("deny in guarded mode"), "{shown}");
+    let (_, shown, error) = run("policy explain 'write(/etc/hosts)'");
+    assert!(shown.starts_with("ask in guarded mode"), "{shown}{error}");
+    let (_, shown, _) = run("--print-config");
+    assert!(shown.contains("provider = \"demo\"  # administrator's"), "{shown}");
+    for args in ["--yolo -p hi", "--provider ollama -p hi", "--base-url http://127.0.0.1:1 -p hi"] {
+        let (code, _, error) = run(args);
+        assert_eq!(code, Some(2), "{args}: {error}");
+        assert!(error.contains("/etc/zerostack/policy.toml"), "{args}: {error}");
+    }
+}
