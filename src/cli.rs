@@ -150,7 +150,7 @@ pub struct RuleFlags {
 }
 
 /// The permission mode, by name or by its own flag.
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 #[group(multiple = false)]
 pub struct ModeFlags {
     /// Ask for every operation.

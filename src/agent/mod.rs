@@ -1,6 +1,7 @@
 //! The agent loop as a state machine: events in, effects out. No I/O, no clock, no process.
 
 mod compaction;
+mod event;
 mod repeats;
 
 use std::collections::{HashSet, VecDeque};
@@ -10,7 +11,8 @@ use serde_json::Value;
 use crate::model::{
     Ability, Answer, Attachment, Message, ModelError, Request, Stop, Thinking, ToolCall, ToolSchema,
 };
-use repeats::{Repeats, Verdict};
+pub use event::{AgentEvent, Approval, Verdict};
+use repeats::{Repeats, Verdict as Loop};
 
 /// What the loop is told.
 #[derive(Debug)]
@@ -28,6 +30,8 @@ pub enum Event {
     },
     /// The run has cost what it may cost.
     OutOfBudget,
+    /// The run, with its sub-agents, has asked as often as it may.
+    OutOfTurns,
     Cancelled,
 }
 
@@ -196,6 +200,12 @@ impl Agent {
         }
     }
 
+    /// The conversation, without the system prompt.
+    pub fn into_messages(mut self) -> Vec<Message> {
+        self.messages.remove(0);
+        self.messages
+    }
+
     /// Model requests so far.
     pub fn turns(&self) -> usize {
         self.turns
@@ -219,6 +229,10 @@ impl Agent {
             Event::Compacted(Err(error)) => vec![Effect::Finish(Outcome::ModelFailed(error))],
             Event::Compacted(Ok(answer)) => self.summarised(&answer),
             Event::ToolEnded { id, result } => self.tool_ended(&id, result),
+            Event::OutOfTurns => {
+                let outcome = Outcome::TurnLimit { turns: self.turns };
+                self.end("(not run: the turn limit is reached)", outcome)
+            }
             Event::OutOfBudget => {
                 self.end("(not run: the cost limit is reached)", Outcome::CostLimit)
             }
@@ -237,7 +251,9 @@ impl Agent {
             return vec![Effect::Finish(Outcome::TurnLimit { turns: self.turns })];
         }
         // Of a small window no more than a quarter is kept free.
-        let full = |window: u64| self.size() + self.settings.reserve.min(window / 4) > window;
+        let full = |window: u64| {
+            self.size().saturating_add(self.settings.reserve.min(window / 4)) > window
+        };
         if self.settings.compact
             && !self.compacted
             && self.messages.len() > 2
@@ -268,7 +284,8 @@ impl Agent {
             });
             (tools.sum(), 0)
         });
-        counted + self.messages[so_far..].iter().map(compaction::size).sum::<u64>()
+        let more = self.messages[so_far..].iter().map(compaction::size).sum::<u64>();
+        counted.saturating_add(more)
     }
 
     fn compact(&mut self) -> Effect {
@@ -310,7 +327,8 @@ impl Agent {
         let said = Message::Assistant { text: text.clone(), calls: calls.clone(), native };
         let mut effects = vec![self.keep(said)];
         if usage.input > 0 {
-            self.counted = Some((usage.input + usage.output, self.messages.len()));
+            let counted = usage.input.saturating_add(usage.output);
+            self.counted = Some((counted, self.messages.len()));
         }
         match stop {
             Stop::Length if calls.is_empty() && text.trim().is_empty() => {
@@ -331,7 +349,7 @@ impl Agent {
         }
         for call in calls {
             let (verdict, times) = self.repeats.see(&call);
-            let warning = (verdict != Verdict::Fresh).then(|| {
+            let warning = (verdict != Loop::Fresh).then(|| {
                 effects.push(Effect::Tell(Note::Repeated { tool: call.name.clone(), times }));
                 format!("(You have made this same call {times} times. Try something else.)")
             });
@@ -339,7 +357,7 @@ impl Agent {
             match self.refusal(&call) {
                 Some(text) => effects.push(Effect::Refuse { call, text }),
                 None => {
-                    let repeated = verdict == Verdict::Stop;
+                    let repeated = verdict == Loop::Stop;
                     effects.push(Effect::RunTool { call, repeated });
                 }
             }

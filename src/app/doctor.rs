@@ -59,7 +59,7 @@ fn probe(launcher: &Launcher, host: &Host) -> Result<Enforced, Report> {
 }
 
 fn providers(host: &Host) -> Vec<Value> {
-    let vault = Vault::new(&host.environment, None);
+    let vault = Vault::new(&host.environment, &host.home, None);
     let provider = |provider: &Provider| {
         let ready = match &provider.key_variable {
             Some(_) => vault.has(provider),

@@ -11,6 +11,7 @@ use nix::poll::{PollFd, PollFlags, poll};
 
 use serde_json::{Value, json};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::Semaphore;
 use zerostack_sandbox::Launcher;
 
 use super::findings;
@@ -19,15 +20,16 @@ use super::resume::{self, Resumed};
 use super::start::{self, Project};
 use crate::agent::{Outcome, Settings, ToolStatus};
 use crate::cli::{OutputFormat, RunFlags};
-use crate::config::{Config, EditSystem};
+use crate::config::{Config, EditSystem, Origin};
 use crate::model::providers::DEMO;
 use crate::model::{Message, ToolSchema, demo};
-use crate::policy::{Action, Judge, Mode, Rule};
-use crate::prompt::{self, Prompt, Surroundings};
+use crate::policy::{Action, Call, Decision, Judge, Mode, Place, Rule, Subject};
+use crate::prompt::{self, ContextFile, Prompt, Surroundings};
 use crate::report::{ExitKind, Report};
 use crate::session::{Journal, Loaded, State};
 use crate::supervisor::{
     AgentEvent, Broker, Cells, Host, Options, Outputs, Record, Recorder, RunResult, Session,
+    TASKS_AT_ONCE,
 };
 use crate::tools::{Definition, Kind, definitions};
 use crate::ui::text;
@@ -74,7 +76,7 @@ async fn headless(launcher: Launcher, flags: RunFlags) -> Result<u8, Report> {
         return Ok(shell(&session.inner, &command).await);
     }
     facts.begin();
-    for file in &project.context {
+    for file in &session.context {
         let trust = if file.trusted { "trusted" } else { "not trusted" };
         let path = text::line(&file.path.display().to_string(), 200);
         eprintln!("zerostack: told the model {path} ({trust})");
@@ -105,6 +107,8 @@ async fn shell(session: &Session, command: &str) -> u8 {
 struct Prepared {
     inner: Session,
     provider: String,
+    /// What the model was told of the project.
+    context: Vec<ContextFile>,
 }
 
 /// Puts everything together that a run needs.
@@ -161,7 +165,9 @@ async fn prepare(
         documents: model.facts.documents == Some(true),
     };
     let options = Options { takes, hashed, outputs: Outputs::new(outputs), seen };
-    let broker = Broker::start(cells, Judge::new(policy, groups, rules), host, options)
+    let judge = Judge::new(policy, groups, rules);
+    let context = readable(&project.context, &judge, &host);
+    let broker = Broker::start(cells, judge, host, options)
         .await
         .map_err(|error| start::start_report(&error))?;
     let record = Record::new(journal, state, model.facts.price);
@@ -179,7 +185,7 @@ async fn prepare(
         }
     });
     let settings = Settings {
-        system_prompt: system_prompt(&prompt, &broker, project),
+        system_prompt: system_prompt(&prompt, &broker, &context),
         model: model.name,
         tools: tools.into_iter().map(schema).collect(),
         max_turns: usize::try_from(config.max_turns.unwrap_or(200)).unwrap_or(usize::MAX),
@@ -201,12 +207,13 @@ async fn prepare(
         settings,
         record,
         max_cost,
-        earlier,
+        earlier: RefCell::new(earlier),
         approver: None,
         rules_file: None,
         refused: RefCell::default(),
+        tasks: Semaphore::new(TASKS_AT_ONCE),
     };
-    Ok(Prepared { inner, provider: model.provider })
+    Ok(Prepared { inner, provider: model.provider, context })
 }
 
 /// The session to write to, and what it holds so far.
@@ -331,6 +338,14 @@ fn chosen_prompt(config: &Config, host: &Host, project: &Project) -> Result<Prom
     match all.iter().find(|(name, _)| name == wanted) {
         Some((_, Ok(prompt))) => Ok(prompt.clone()),
         Some((_, Err(error))) => Err(Report::error(error)),
+        // A project cannot keep its users from starting.
+        None if matches!(project.resolved.values.get("prompt"), Some((_, Origin::Project(_)))) => {
+            eprintln!(
+                "warning: the project wants the prompt {}, which there is not",
+                text::line(wanted, 60)
+            );
+            Ok(prompt::built_in().swap_remove(0))
+        }
         None => {
             let names: Vec<&str> = all.iter().map(|(name, _)| name.as_str()).collect();
             Err(Report::usage(format!("there is no prompt {wanted:?}"))
@@ -378,15 +393,29 @@ fn schema(tool: Definition) -> ToolSchema {
     }
 }
 
-fn system_prompt(prompt: &Prompt, broker: &Broker, project: &Project) -> String {
+/// The context files that may be read without a question, and the user's own.
+fn readable(files: &[ContextFile], judge: &Judge, host: &Host) -> Vec<ContextFile> {
+    let may = |file: &&ContextFile| {
+        let place = host.resolve(&file.path.display().to_string());
+        // Those above the workspace are the repository's too.
+        let inside = place.inside.or_else(|| file.path.file_name().map(PathBuf::from));
+        let subject = Subject::Path(Place { path: place.path, inside });
+        let call = Call { tool: "read".into(), subject };
+        file.path.starts_with(host.configuration())
+            || matches!(judge.decide(&call), Decision::Allow { .. })
+    };
+    files.iter().filter(may).cloned().collect()
+}
+
+fn system_prompt(prompt: &Prompt, broker: &Broker, context: &[ContextFile]) -> String {
     let policy = broker.policy();
     let workspace = &broker.host().workspace;
     let around = Surroundings {
-        workspace: workspace.display().to_string(),
+        workspace: text::line(&workspace.display().to_string(), 4096),
         mode: policy.name,
         policy: &policy.summary,
         attended: false,
-        context: &project.context,
+        context,
     };
     prompt::system(prompt, &around)
 }
@@ -427,7 +456,7 @@ impl Facts {
         match self.format {
             OutputFormat::Json => {}
             OutputFormat::StreamJson => {
-                say!("{}", serde_json::to_string(event).unwrap_or_default());
+                say!("{}", text::json(&serde_json::to_string(event).unwrap_or_default()));
             }
             OutputFormat::Text | OutputFormat::Sarif => show_line(event, "  "),
         }
@@ -441,7 +470,7 @@ impl Facts {
         };
         if self.format == OutputFormat::Sarif && error.is_none() {
             match findings::parse(answer) {
-                Ok(found) => say!("{:#}", findings::sarif(&found)),
+                Ok(found) => say!("{}", text::json(&format!("{:#}", findings::sarif(&found)))),
                 Err(why) => (kind, error) = (ExitKind::Error, Some(why)),
             }
         }
@@ -478,7 +507,7 @@ impl Facts {
             "rung": RUNG,
             "error": error,
         });
-        say!("{value}");
+        say!("{}", text::json(&value.to_string()));
         kind.code()
     }
 }

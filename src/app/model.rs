@@ -100,7 +100,7 @@ impl Model {
             provider.api = api;
         }
         let source = config.keys.get(wanted).map(|place| key_source(wanted, place)).transpose()?;
-        let vault = Vault::new(&host.environment, api_key);
+        let vault = Vault::new(&host.environment, &host.home, api_key);
         let key = vault
             .key(&provider, source.as_ref())
             .map_err(|error| key_report(error, &provider, &vault, &all))?;

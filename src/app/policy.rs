@@ -17,8 +17,8 @@ use crate::ui::text;
 pub fn show(launcher: Launcher, mode: Option<Mode>, json: bool) -> Result<u8, Report> {
     let mut host = start::host(&[])?;
     let cells = Cells::new(launcher);
-    let (groups, policy) = start::policy(Mode::Standard, &host)?;
-    start::scan(&cells, &policy, &groups, &mut host)?;
+    let judge = start::judge(&host, &ModeFlags::default(), &RuleFlags::default())?;
+    start::scan(&cells, &judge, &mut host)?;
     let modes = mode.map_or_else(|| Mode::ALL.to_vec(), |mode| vec![mode]);
     let mut shown = Vec::new();
     for mode in modes {

@@ -15,17 +15,17 @@ use zerostack_sandbox::{
 };
 
 use super::start;
-use crate::cli::SandboxFlags;
+use crate::cli::{RuleFlags, SandboxFlags};
 use crate::report::Report;
 use crate::supervisor::{Cells, Rights, command};
 
 pub fn run(launcher: Launcher, flags: &SandboxFlags) -> Result<u8, Report> {
     let mut host = start::host(&flags.scope.add_dir)?;
-    let (groups, policy) = start::policy(start::mode(&host, &flags.mode)?, &host)?;
+    let judge = start::judge(&host, &flags.mode, &RuleFlags::default())?;
     let cells = Cells::new(launcher);
-    start::scan(&cells, &policy, &groups, &mut host)?;
+    start::scan(&cells, &judge, &mut host)?;
     // The user typed the command: that is the yes.
-    let confinement = command(&policy, &groups, &host, Rights::Granted);
+    let confinement = command(judge.policy(), judge.groups(), &host, Rights::Granted);
     let argv = flags.command.iter().map(|word| word.as_bytes().to_vec()).collect();
     let (input, output, error) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
     let terminals = [input.is_terminal(), output.is_terminal(), error.is_terminal()];

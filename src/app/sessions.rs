@@ -1,13 +1,12 @@
 //! `zerostack sessions`: looking at saved sessions and taking changes back.
 
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::path::Path;
 
 use zerostack_sandbox::Launcher;
 
 use super::{resume, start};
-use crate::cli::SessionsCommand;
-use crate::policy::{Judge, Mode};
+use crate::cli::{ModeFlags, RuleFlags, SessionsCommand};
 use crate::report::Report;
 use crate::session::{self, Change, Entry, Format, Journal, Summary, Turn};
 use crate::supervisor::{Broker, Cells, Host, Options};
@@ -73,7 +72,7 @@ pub fn list(sessions: &Path, here: bool, json: bool) -> Result<u8, Report> {
         all.retain(|summary| summary.directory == here);
     }
     if json {
-        say!("{}", serde_json::to_string_pretty(&all).unwrap_or_default());
+        say!("{}", text::json(&serde_json::to_string_pretty(&all).unwrap_or_default()));
     } else if all.is_empty() {
         eprintln!("there are no sessions");
     } else {
@@ -103,18 +102,28 @@ fn row(summary: &Summary) -> String {
 }
 
 fn export(summary: &Summary, format: Format, output: Option<&Path>) -> Result<u8, Report> {
-    let text = session::export(&summary.path, format).map_err(Report::error)?;
+    let exported = session::export(&summary.path, format).map_err(Report::error)?;
     let Some(path) = output else {
-        let written = std::io::stdout().write_all(text.as_bytes());
+        if std::io::stdout().is_terminal() {
+            let shown = match format {
+                Format::Jsonl => text::json(&exported),
+                Format::Markdown | Format::Html => text::clean(&exported),
+            };
+            say!("{shown}");
+            return Ok(0);
+        }
+        let written = std::io::stdout().write_all(exported.as_bytes());
         return written.map(|()| 0).map_err(Report::error);
     };
     let mut options = std::fs::OpenOptions::new();
     options.write(true).create_new(true);
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    options.open(path).and_then(|mut file| file.write_all(text.as_bytes())).map_err(|error| {
-        Report::error(format!("cannot write {}: {error}", path.display()))
-            .hint("an existing file is not replaced")
-    })?;
+    options.open(path).and_then(|mut file| file.write_all(exported.as_bytes())).map_err(
+        |error| {
+            Report::error(format!("cannot write {}: {error}", path.display()))
+                .hint("an existing file is not replaced")
+        },
+    )?;
     Ok(0)
 }
 
@@ -137,10 +146,10 @@ fn undo(launcher: Launcher, wanted: Option<String>, turns: u64, force: bool) -> 
         return Err(Report::usage(format!("the session has {available} prompts to take back")));
     }
     let cells = Cells::new(launcher);
-    let (groups, policy) = start::policy(Mode::Standard, &host)?;
-    start::scan(&cells, &policy, &groups, &mut host)?;
+    // With the rights of the user's own settings, below the administrator's ceiling.
+    let judge = start::judge(&host, &ModeFlags::default(), &RuleFlags::default())?;
+    start::scan(&cells, &judge, &mut host)?;
     let runtime = start::runtime()?;
-    let judge = Judge::new(policy, groups, Vec::new());
     let broker = runtime
         .block_on(Broker::start(cells, judge, host, Options::default()))
         .map_err(|error| start::start_report(&error))?;

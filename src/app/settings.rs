@@ -46,7 +46,18 @@ pub fn print_config(flags: &RunFlags) -> Result<u8, Report> {
 
 fn print(resolved: &Resolved) {
     for (key, (value, origin)) in &resolved.values {
-        say!("{key} = {}  # {}", text::clean(&value.to_string()), text::clean(&origin.to_string()));
+        // Whatever may hold a secret is not shown: headers, bodies, the words of a helper, and names or
+        // passwords in an address.
+        let parts: Vec<&str> = key.split('.').collect();
+        let secret = parts.iter().any(|part| matches!(*part, "headers" | "extra_body" | "command"))
+            || (key.ends_with("base_url") && value.as_str().is_some_and(|url| url.contains('@')));
+        let shown = if secret { "(not shown)".to_owned() } else { value.to_string() };
+        say!(
+            "{} = {}  # {}",
+            text::clean(key),
+            text::clean(&shown),
+            text::clean(&origin.to_string())
+        );
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use serde::Deserialize;
 use toml::{Table, Value};
 use zerostack_sandbox::{Failure, StartError};
 
@@ -12,6 +13,7 @@ use crate::policy::{Action, Groups, Judge, Mode, Policy, Rule};
 use crate::prompt::ContextFile;
 use crate::report::{ExitKind, Report};
 use crate::supervisor::{self, Cells, Collected, Host, HostError};
+use crate::tools::definitions;
 
 /// What an administrator allows at most.
 const CEILING: &str = "/etc/zerostack/policy.toml";
@@ -115,6 +117,10 @@ fn project_layer(
     match config::parse_toml(PROJECT_CONFIG, text) {
         Ok((table, unknown)) => {
             warnings.extend(unknown);
+            if let Err(report) = usable(&table, host) {
+                warnings.push(format!("{PROJECT_CONFIG} is not used: {}", report.message));
+                return None;
+            }
             Some(Layer { origin: Origin::Project(PROJECT_CONFIG.into()), table })
         }
         // A project cannot keep its users from starting.
@@ -122,6 +128,17 @@ fn project_layer(
             warnings.push(format!("{error}"));
             None
         }
+    }
+}
+
+/// Whether a project's settings can be put into force; with a mistake in them nobody could start.
+fn usable(table: &Table, host: &Host) -> Result<(), Report> {
+    let config = Config::deserialize(table.clone()).map_err(Report::error)?;
+    rules(&[], &config.ask, &config.deny, &host.workspace)?;
+    let known = definitions(false);
+    match config.tools.iter().flatten().find(|name| !known.iter().any(|tool| tool.name == **name)) {
+        Some(name) => Err(Report::error(format!("there is no tool {name:?}"))),
+        None => Ok(()),
     }
 }
 
@@ -303,14 +320,11 @@ pub fn collect(cells: &Cells, host: &mut Host) -> Result<Collected, Report> {
     found.map_err(|error| start_report(&error))
 }
 
-/// Looks through the workspace for names to protect.
-pub fn scan(
-    cells: &Cells,
-    policy: &Policy,
-    groups: &Groups,
-    host: &mut Host,
-) -> Result<(), Report> {
-    let found = runtime()?.block_on(supervisor::scan(cells, policy, groups, Vec::new(), host, &[]));
+/// Looks through the workspace for names to protect, the user's own included.
+pub fn scan(cells: &Cells, judge: &Judge, host: &mut Host) -> Result<(), Report> {
+    let (policy, groups) = (judge.policy(), judge.groups());
+    let denied = judge.denied_globs("read");
+    let found = runtime()?.block_on(supervisor::scan(cells, policy, groups, denied, host, &[]));
     found.map_err(|error| start_report(&error))?;
     warn_incomplete(host);
     Ok(())
@@ -319,7 +333,7 @@ pub fn scan(
 /// Says which directories were too large to look through.
 pub fn warn_incomplete(host: &Host) {
     for root in host.roots.iter().filter(|root| root.found.incomplete) {
-        let path = root.path.display();
+        let path = crate::ui::text::line(&root.path.display().to_string(), 300);
         eprintln!(
             "warning: {path} could not be looked through completely: deep in it, secrets are not covered and .git is not protected"
         );
@@ -342,18 +356,34 @@ pub fn rules(
     workspace: &Path,
 ) -> Result<Vec<Rule>, Report> {
     let lists = [(deny, Action::Deny), (ask, Action::Ask), (allow, Action::Allow)];
-    let parse = |(texts, action): (&[String], Action)| {
-        let texts = texts.to_vec();
-        texts.into_iter().map(move |text| Rule::parse(action, &text, workspace))
-    };
-    lists.into_iter().flat_map(parse).collect::<Result<_, _>>().map_err(Report::usage)
+    let mut rules = Vec::new();
+    for (texts, action) in lists {
+        for text in texts {
+            rules.push(Rule::parse(action, text, workspace).map_err(Report::usage)?);
+            // What a link leads to is meant as well: calls are looked at after links are resolved.
+            if action != Action::Allow
+                && let Some(target) = link_target(text, workspace)
+            {
+                rules.push(Rule::parse(action, &target, workspace).map_err(Report::usage)?);
+            }
+        }
+    }
+    Ok(rules)
+}
+
+/// A rule about one path, about what that path leads to.
+fn link_target(text: &str, workspace: &Path) -> Option<String> {
+    let (tool, path) = text.strip_suffix(')')?.split_once('(')?;
+    let literal = tool != "bash" && !path.contains(['*', '?', '[', '{']);
+    let given = workspace.join(path);
+    let real = given.canonicalize().ok().filter(|real| literal && *real != given)?;
+    Some(format!("{tool}({})", globset::escape(real.to_str()?)))
 }
 
 /// The judge that a call would meet under the user's settings and these flags.
 pub fn judge(host: &Host, mode: &ModeFlags, more: &RuleFlags) -> Result<Judge, Report> {
     let config = user_settings(host)?.config;
-    let mode = mode.typed().or(config.mode).unwrap_or(Mode::Standard);
-    let (groups, policy) = policy(mode, host)?;
+    let (groups, policy) = policy(self::mode(host, mode)?, host)?;
     let joined = |own: Vec<String>, more: &Vec<String>| -> Vec<String> {
         own.into_iter().chain(more.iter().cloned()).collect()
     };

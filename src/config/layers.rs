@@ -55,6 +55,9 @@ pub struct Ceiling {
     pub ask: Vec<String>,
     /// The only providers, by name.
     pub providers: Option<Vec<String>>,
+    /// Providers besides the built-in ones. Where `providers` is given, users have none of their own.
+    #[serde(default)]
+    pub custom_providers: Table,
 }
 
 /// All layers put together.
@@ -98,8 +101,10 @@ pub fn resolve(
     let mut merged = Table::new();
     for layer in std::iter::once(built_in).chain(layers) {
         let table = match &layer.origin {
-            Origin::Project(_) => tightening(layer.table, &layer.origin, &merged, &mut warnings),
-            Origin::Session => never_looser(layer.table, &merged),
+            Origin::Project(_) => {
+                tightening(layer.table, &layer.origin, &merged, &values, &mut warnings)
+            }
+            Origin::Session => never_looser(layer.table, &merged, &values),
             _ => layer.table,
         };
         if another_provider(&table, &merged) {
@@ -151,6 +156,10 @@ fn merge(
     }
 }
 
+fn chosen_by_user(key: &str, values: &BTreeMap<String, (Value, Origin)>) -> bool {
+    values.get(key).is_some_and(|(_, origin)| matches!(origin, Origin::User(_)))
+}
+
 fn another_provider(table: &Table, so_far: &Table) -> bool {
     table.get("provider").is_some_and(|provider| Some(provider) != so_far.get("provider"))
 }
@@ -160,7 +169,14 @@ fn mode_of(table: &Table) -> Option<Mode> {
 }
 
 /// A resumed session brings its mode only where that is the stricter one.
-fn never_looser(mut table: Table, so_far: &Table) -> Table {
+fn never_looser(
+    mut table: Table,
+    so_far: &Table,
+    values: &BTreeMap<String, (Value, Origin)>,
+) -> Table {
+    if chosen_by_user("prompt", values) {
+        table.remove("prompt");
+    }
     let stricter = mode_of(&table).zip(mode_of(so_far));
     if !stricter.is_some_and(|(own, present)| own.at_most(present)) {
         table.remove("mode");
@@ -180,6 +196,11 @@ fn quick_model(merged: &mut Table, values: &mut BTreeMap<String, (Value, Origin)
         }
     }
     let origin = values.get("model").map_or(Origin::BuiltIn, |(_, origin)| origin.clone());
+    let named = values.get("provider").is_some_and(|(_, provider)| *provider == origin);
+    if named && !matches!(origin, Origin::User(_) | Origin::BuiltIn) {
+        // Who names a provider and a model means that provider's model.
+        return;
+    }
     for key in ["provider", "model"] {
         if let Some(value) = quick.get(key) {
             values.insert(key.into(), (value.clone(), origin.clone()));
@@ -189,7 +210,13 @@ fn quick_model(merged: &mut Table, values: &mut BTreeMap<String, (Value, Origin)
 }
 
 /// The part of a project's settings that tightens what is set so far; the rest is said and dropped.
-fn tightening(table: Table, origin: &Origin, so_far: &Table, warnings: &mut Vec<String>) -> Table {
+fn tightening(
+    table: Table,
+    origin: &Origin,
+    so_far: &Table,
+    values: &BTreeMap<String, (Value, Origin)>,
+    warnings: &mut Vec<String>,
+) -> Table {
     let mut kept = Table::new();
     for (name, value) in table {
         let tightens = match name.as_str() {
@@ -199,8 +226,9 @@ fn tightening(table: Table, origin: &Origin, so_far: &Table, warnings: &mut Vec<
             }
             "context_files" => value == Value::Boolean(false),
             "tools" => !so_far.contains_key("tools"),
-            // A prompt can only tighten whatever it is.
-            "ask" | "deny" | "prompt" => true,
+            "ask" | "deny" => true,
+            // Every prompt tightens the one that is built in; the user's own choice may be stricter.
+            "prompt" => !chosen_by_user("prompt", values),
             _ => false,
         };
         if tightens {
@@ -241,11 +269,15 @@ fn under(
         rules.insert("provider".into(), first.as_str().into());
     }
     merge(merged, rules, "", &origin, values);
-    let provider = merged.get("provider").and_then(Value::as_str).unwrap_or_default();
+    if ceiling.providers.is_some() || !ceiling.custom_providers.is_empty() {
+        merged.insert("providers".into(), Value::Table(ceiling.custom_providers));
+        values.retain(|key, _| !key.starts_with("providers."));
+    }
     if ceiling.providers.is_some() && merged.contains_key("base_url") {
         let error = format!("{file} names the providers; another base_url is not allowed");
         return Err(ConfigError::Ceiling(error));
     }
+    let provider = merged.get("provider").and_then(Value::as_str).unwrap_or_default();
     match ceiling.providers {
         Some(allowed) if !allowed.iter().any(|name| name == provider) => Err(ConfigError::Ceiling(
             format!("{file} allows only the providers {}", allowed.join(", ")),
@@ -351,5 +383,12 @@ mod tests {
         assert_eq!(held.config.provider.as_deref(), Some("ollama"));
         let typed = layer(Origin::CommandLine, "provider = \"openai\"");
         assert!(resolve(vec![typed], ceiling("providers = [\"ollama\"]")).is_err());
+        let own = layer(
+            Origin::User("u".into()),
+            "provider = \"corp\"\n[providers.corp]\nbase_url = \"http://evil\"",
+        );
+        let text = "providers = [\"corp\"]\n[custom_providers.corp]\nbase_url = \"https://corp\"";
+        let held = resolve(vec![own], ceiling(text)).unwrap();
+        assert_eq!(held.config.providers["corp"].base_url, "https://corp");
     }
 }

@@ -43,7 +43,7 @@ pub struct Price {
 impl Price {
     /// US dollars for this usage.
     pub fn of(&self, usage: Usage) -> f64 {
-        let fresh = usage.input.saturating_sub(usage.cached + usage.cache_written);
+        let fresh = usage.input.saturating_sub(usage.cached.saturating_add(usage.cache_written));
         let parts = [
             (fresh, self.input),
             (usage.cached, self.cached.unwrap_or(self.input)),

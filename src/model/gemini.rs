@@ -160,8 +160,10 @@ impl Decode for Decoder {
         if let Some(counts) = chunk.usage_metadata {
             self.answer.usage = Usage {
                 input: counts.prompt_token_count.unwrap_or_default(),
-                output: counts.candidates_token_count.unwrap_or_default()
-                    + counts.thoughts_token_count.unwrap_or_default(),
+                output: counts
+                    .candidates_token_count
+                    .unwrap_or_default()
+                    .saturating_add(counts.thoughts_token_count.unwrap_or_default()),
                 cached: counts.cached_content_token_count.unwrap_or_default(),
                 cache_written: 0,
             };

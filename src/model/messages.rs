@@ -225,7 +225,7 @@ impl Decoder {
         if let Some(input) = new.input_tokens {
             usage.cached = new.cache_read_input_tokens.unwrap_or(usage.cached);
             usage.cache_written = new.cache_creation_input_tokens.unwrap_or(usage.cache_written);
-            usage.input = input + usage.cached + usage.cache_written;
+            usage.input = input.saturating_add(usage.cached).saturating_add(usage.cache_written);
         }
         usage.output = new.output_tokens.unwrap_or(usage.output);
     }

@@ -6,7 +6,7 @@ use std::path::{Component, Path, PathBuf};
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 
 use super::rule::{Action, Rule, cover_command};
-use super::schema::{Groups, ModeRule, Names, Policy, When};
+use super::schema::{Groups, ModeRule, Names, Policy, When, WorkspaceView};
 use super::shell::analyse;
 
 /// A tool call, as far as rules care about it.
@@ -73,7 +73,16 @@ pub struct Judge {
 const CHANGING: [&str; 2] = ["write", "edit"];
 
 impl Judge {
-    pub fn new(policy: Policy, groups: Groups, rules: Vec<Rule>) -> Judge {
+    pub fn new(mut policy: Policy, groups: Groups, rules: Vec<Rule>) -> Judge {
+        // Where all reading is denied, commands do not see the workspace either; where it is to be
+        // asked for, those that are not asked for do not.
+        if rules.iter().any(|rule| rule.is_about_all_reading(Action::Deny)) {
+            policy.command.granted = WorkspaceView::None;
+            policy.command.unasked = WorkspaceView::None;
+        }
+        if rules.iter().any(|rule| rule.is_about_all_reading(Action::Ask)) {
+            policy.command.unasked = WorkspaceView::None;
+        }
         let secrets = NameSet::new(&groups.secrets.workspace);
         let protected = NameSet::new(&groups.protected.workspace);
         Judge { policy, groups, rules, secrets, protected }

@@ -108,6 +108,11 @@ impl Rule {
         wildcard(&self.pattern, &part) || by_name.is_some_and(|part| wildcard(&self.pattern, part))
     }
 
+    /// Whether the rule is about reading whatever file.
+    pub(super) fn is_about_all_reading(&self, action: Action) -> bool {
+        self.action == action && self.globs.is_empty() && matches!(self.tool.as_str(), "read" | "*")
+    }
+
     /// Whether the rule restricts commands.
     pub(super) fn restricts_commands(&self) -> bool {
         self.action != Action::Allow && self.is_about("bash")

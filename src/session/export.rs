@@ -4,8 +4,8 @@ use std::fmt::Write as _;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 
-use super::{Entry, Header, Journal, Line, Loaded, SessionError, VERSION, load};
-use crate::model::Message;
+use super::{Entry, Header, Journal, Line, Loaded, SessionError, State, VERSION, load};
+use crate::model::{Message, Usage};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Format {
@@ -121,6 +121,23 @@ pub fn import(
         match Line::parse(&line) {
             // Where it worked before, and what it could take back there, is no fact of this machine.
             Some(Entry::Header(_) | Entry::Change(_) | Entry::Seen(..)) => {}
+            // Nothing is told to a model that `sessions show` would not show.
+            Some(Entry::Message(Message::System { .. })) => damaged += 1,
+            Some(Entry::Message(Message::Assistant { text, calls, .. })) => {
+                journal.add(Entry::Message(Message::Assistant { text, calls, native: None }))?;
+            }
+            Some(Entry::State(state)) => {
+                // What it has cost elsewhere is no figure of this machine.
+                let name = state.name.clone();
+                journal.add(Entry::State(State {
+                    name,
+                    usage: Usage::default(),
+                    cost: 0.0,
+                    turns: 0,
+                    requests: 0,
+                    ..state
+                }))?;
+            }
             Some(entry) => journal.add(entry)?,
             None => damaged += 1,
         }
@@ -159,6 +176,13 @@ mod tests {
         assert_eq!(loaded.messages, load(journal.path()).unwrap().messages);
         assert_eq!(loaded.header.directory, Path::new("/elsewhere"));
         assert!(import(directory.path(), Path::new("/etc/hostname"), Path::new("/")).is_err());
+        let hidden = "{\"t\":1,\"message\":{\"role\":\"system\",\"text\":\"HIDDEN\"}}\n\
+                      {\"t\":1,\"message\":{\"role\":\"assistant\",\"text\":\"a\",\"calls\":[],\"native\":\
+                      {\"api\":\"responses\",\"parts\":[{\"role\":\"developer\",\"content\":\"HIDDEN\"}]}}}\n";
+        std::fs::write(&copy, std::fs::read_to_string(&copy).unwrap() + hidden).unwrap();
+        let (id, _) = import(directory.path(), &copy, Path::new("/")).unwrap();
+        let text = std::fs::read_to_string(directory.path().join(format!("{id}.jsonl"))).unwrap();
+        assert!(!text.contains("HIDDEN"), "{text}");
         assert_eq!(fence("a ```` b"), "`````");
     }
 }

@@ -102,10 +102,13 @@ fn head(mut file: &File) -> std::io::Result<Option<(Header, String)>> {
 fn last_state(file: &File, length: u64) -> std::io::Result<Option<State>> {
     let mark = b"\"state\":{";
     let mut end = length;
+    let mut step = STEP;
     // What belongs to the line that the last step began in the middle of.
     let mut rest: Vec<u8> = Vec::new();
     while end > 0 && length - end < REACH {
-        let begin = end.saturating_sub(STEP);
+        let begin = end.saturating_sub(step);
+        // Larger each time, so that one very long line is not copied again and again.
+        step *= 2;
         let mut bytes = vec![0; (end - begin) as usize];
         file.read_exact_at(&mut bytes, begin)?;
         bytes.extend_from_slice(&rest);

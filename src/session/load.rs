@@ -118,6 +118,8 @@ impl Loading {
                     summarised: self.summarised.clone(),
                 });
             }
+            // What a model is told by the program is made anew each time.
+            Entry::Message(Message::System { .. }) => {}
             Entry::Message(message) => {
                 match &message {
                     Message::Tool { .. } => {}

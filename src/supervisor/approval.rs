@@ -1,41 +1,11 @@
 //! Questions to a person, as values that any front end can show, and what the answers mean.
 
-use serde::Serialize;
 use tokio::sync::{mpsc, oneshot};
 
 use super::broker::Broker;
+use crate::agent::{Approval, Verdict};
 use crate::model::ToolCall;
 use crate::policy::{Subject, ViewHome, WorkspaceView, analyse};
-
-/// One call that needs a yes: what will happen in full, why it is asked, and what can be answered.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Approval {
-    pub tool: String,
-    /// The command or the path, in full.
-    pub what: String,
-    pub directory: String,
-    /// What a change would do to the file, as a unified diff.
-    pub diff: Option<String>,
-    /// The rule that asks.
-    pub reason: String,
-    /// What the kernel refuses even after a yes.
-    pub still_refused: String,
-    /// Rules that can be stored with the answer: exactly this call first, then wider ones.
-    pub offers: Vec<String>,
-}
-
-/// The answer to an [`Approval`].
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Verdict {
-    /// This call, this time.
-    Once,
-    /// What this rule allows, one of the offers, until the session ends.
-    Session(String),
-    /// The same, from now on in every session.
-    Always(String),
-    /// No, and perhaps what the model should know about it.
-    No(Option<String>),
-}
 
 /// A question on its way to a person.
 #[derive(Debug)]

@@ -351,8 +351,7 @@ impl Broker {
         }
     }
 
-    /// Starts a command that ends with the session at the latest. Its output goes to a file without a
-    /// name, so that it never waits for a reader.
+    /// Starts a command that ends with the session at the latest.
     async fn in_background(
         &self,
         confinement: &Confinement,
@@ -362,14 +361,15 @@ impl Broker {
         if !self.jobs.has_room() {
             return error("Too many background commands are running; stop one first.".into());
         }
-        let output = match tempfile::tempfile() {
-            Ok(output) => output,
-            Err(failure) => return error(format!("There is no room for its output: {failure}")),
+        let pipe = nix::unistd::pipe2(OFlag::O_CLOEXEC);
+        let (output, input) = match pipe {
+            Ok(ends) => ends,
+            Err(errno) => return error(format!("There is no pipe for its output: {errno}")),
         };
-        match self.cells.begin(confinement, argv, output.as_fd()).await {
+        match self.cells.begin(confinement, argv, input.as_fd()).await {
             Err(failure) => error(format!("The command was not started: {failure}")),
             Ok(running) => {
-                let id = self.jobs.add(command, running, output);
+                let id = self.jobs.add(command, running, output.into());
                 ToolResult::new(ToolStatus::Ok, format!("Background command {id} is running."))
             }
         }

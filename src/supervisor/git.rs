@@ -1,7 +1,12 @@
 //! Where a `.git` really is: it can be a directory, a link, or a file that names another directory.
 
+use std::fs::File;
 use std::io::Read;
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
+
+use nix::fcntl::{OFlag, open};
+use nix::sys::stat::{Mode, SFlag, fstat};
 
 /// The directories that git takes hooks and settings from for this `.git`, itself included.
 pub(super) fn directories(git: &Path, home: &Path) -> Vec<PathBuf> {
@@ -39,9 +44,8 @@ pub(super) fn directories(git: &Path, home: &Path) -> Vec<PathBuf> {
 /// of sections, quotes and comments are not followed: one directory too many does no harm.
 fn hooks_paths(config: &Path, worktree: &Path, home: &Path) -> Vec<PathBuf> {
     let mut text = Vec::new();
-    let read =
-        std::fs::File::open(config).and_then(|file| file.take(1 << 20).read_to_end(&mut text));
-    if read.is_err() {
+    let file = open_regular(config);
+    if file.is_none_or(|file| file.take(1 << 20).read_to_end(&mut text).is_err()) {
         return Vec::new();
     }
     let text = String::from_utf8_lossy(&text).replace("\\\r\n", "").replace("\\\n", "");
@@ -58,13 +62,19 @@ fn hooks_paths(config: &Path, worktree: &Path, home: &Path) -> Vec<PathBuf> {
     text.lines().filter_map(directory).collect()
 }
 
+/// Opens a regular file. Anything else is not even opened for reading: a FIFO would wait, a device could
+/// act.
+fn open_regular(path: &Path) -> Option<File> {
+    let place = open(path, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty()).ok()?;
+    let kind = SFlag::from_bits_truncate(fstat(&place).ok()?.st_mode) & SFlag::S_IFMT;
+    let same = format!("/proc/self/fd/{}", place.as_raw_fd());
+    (kind == SFlag::S_IFREG).then(|| File::open(same).ok()).flatten()
+}
+
 /// The first line of a small regular file.
 fn first_line(path: &Path) -> Option<String> {
-    if !path.metadata().ok()?.is_file() {
-        return None;
-    }
     let mut bytes = Vec::new();
-    std::fs::File::open(path).ok()?.take(4096).read_to_end(&mut bytes).ok()?;
+    open_regular(path)?.take(4096).read_to_end(&mut bytes).ok()?;
     Some(String::from_utf8(bytes).ok()?.lines().next()?.to_owned())
 }
 
@@ -90,6 +100,19 @@ mod tests {
         let expected = ["mine", ".husky", "two", "three", "link", ".git"];
         let expected: Vec<_> = expected.iter().map(|name| root.join(name)).collect();
         assert_eq!(directories(&root.join(".git"), &root), expected);
+    }
+
+    #[test]
+    fn what_is_no_regular_file_is_not_waited_for() {
+        let root = tempfile::tempdir().unwrap();
+        let root = root.path().canonicalize().unwrap();
+        std::fs::create_dir(root.join(".git")).unwrap();
+        for name in [".git/config", ".git/config.worktree", ".git/commondir"] {
+            nix::unistd::mkfifo(&root.join(name), Mode::S_IRWXU).unwrap();
+        }
+        assert_eq!(directories(&root.join(".git"), &root), [root.join(".git")]);
+        nix::unistd::mkfifo(&root.join("gitfile"), Mode::S_IRWXU).unwrap();
+        directories(&root.join("gitfile"), &root);
     }
 
     #[test]

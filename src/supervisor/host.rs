@@ -83,10 +83,10 @@ impl Host {
         let environment = texts(environment);
         let home = home_of(&environment)?;
         let own = own_directories(&environment, &home);
-        // Made now, so that it can be covered: a command that made it could loosen the next session.
+        // Made now, so that they can be covered: a command that made one could loosen the next session.
         // Where that is not possible, it is not possible for a command either.
-        if home.is_dir() {
-            let _ = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&own[0]);
+        for directory in own.iter().filter(|_| home.is_dir()) {
+            let _ = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory);
         }
         let workspace = workspace.canonicalize().map_err(HostError::NoDirectory)?;
         refuse_wide(&workspace, &home)?;

@@ -1,19 +1,21 @@
 //! Commands that run on in their cells while the model goes on. They end with the session.
 
 use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::fs::File;
+use std::io::Read;
 use std::rc::Rc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use zerostack_sandbox::{Exit, StartError};
 
 use super::cells::Running;
-use super::outputs::end_of;
 
 /// Most jobs that run at once.
 const JOB_LIMIT: usize = 16;
 /// How much of a job's output is shown, from its end, bytes.
-const SHOWN: u64 = 12 * 1024;
+const SHOWN: usize = 12 * 1024;
 const WAIT_LIMIT: Duration = Duration::from_secs(120);
 
 /// The background commands of a session.
@@ -25,8 +27,33 @@ struct Job {
     command: String,
     /// Nothing once it has ended, or was stopped.
     running: Option<Rc<Running>>,
-    output: Rc<File>,
+    output: Arc<Mutex<Tail>>,
     ending: String,
+}
+
+/// The end of an output.
+#[derive(Debug, Default)]
+struct Tail {
+    bytes: VecDeque<u8>,
+    dropped: u64,
+}
+
+impl Tail {
+    fn add(&mut self, bytes: &[u8]) {
+        self.bytes.extend(bytes);
+        let excess = self.bytes.len().saturating_sub(SHOWN);
+        self.bytes.drain(..excess);
+        self.dropped += excess as u64;
+    }
+
+    fn text(&self) -> String {
+        let bytes: Vec<u8> = self.bytes.iter().copied().collect();
+        let text = String::from_utf8_lossy(&bytes).into_owned();
+        match self.dropped {
+            0 => text,
+            dropped => format!("… {dropped} bytes left out …\n{text}"),
+        }
+    }
 }
 
 impl Jobs {
@@ -35,9 +62,19 @@ impl Jobs {
         self.0.borrow().iter().filter(|job| job.running.is_some()).count() < JOB_LIMIT
     }
 
-    /// Takes over a started command that writes to `output`; returns its number.
-    pub fn add(&self, command: String, running: Running, output: File) -> usize {
-        let (running, output) = (Some(Rc::new(running)), Rc::new(output));
+    /// Takes over a started command that writes into a pipe; returns its number. A thread reads it all
+    /// the time, so that the command never waits, and keeps no more than is ever shown.
+    pub fn add(&self, command: String, running: Running, mut pipe: File) -> usize {
+        let (running, output) = (Some(Rc::new(running)), Arc::new(Mutex::new(Tail::default())));
+        let kept = Arc::clone(&output);
+        std::thread::spawn(move || {
+            let mut buffer = vec![0; 16 * 1024];
+            while let Ok(length @ 1..) = pipe.read(&mut buffer) {
+                if let Ok(mut kept) = kept.lock() {
+                    kept.add(&buffer[..length]);
+                }
+            }
+        });
         let mut jobs = self.0.borrow_mut();
         jobs.push(Job { command, running, output, ending: String::new() });
         jobs.len()
@@ -86,8 +123,7 @@ impl Jobs {
         self.look_around();
         let jobs = self.0.borrow();
         let job = jobs.get(at).ok_or("the command is gone")?;
-        let output = end_of(&job.output, SHOWN)
-            .map_err(|error| format!("its output cannot be read: {error}"))?;
+        let output = job.output.lock().map(|output| output.text()).unwrap_or_default();
         let line = if output.is_empty() || output.ends_with('\n') { "" } else { "\n" };
         Ok(format!("{output}{line}({})", job.status()))
     }

@@ -15,13 +15,14 @@ mod record;
 mod run;
 mod vault;
 
-pub use approval::{Approval, Approver, Question, Verdict};
+pub use crate::agent::{AgentEvent, Approval, Verdict};
+pub use approval::{Approver, Question};
 pub use broker::{Broker, Collected, Executed, Grant, Options, scan};
 pub use cells::{Cells, CommandEnd, CommandRequest, Running};
 pub use confine::{Rights, command, command_rights, file_worker, scanner};
 pub use host::{Host, HostError, Root};
 pub use net::{Backend, Network, Recorder, is_listening};
 pub use outputs::Outputs;
-pub use record::Record;
-pub use run::{AgentEvent, CallRecord, Denial, RunResult, Session, Tell};
+pub use record::{Record, Spent};
+pub use run::{CallRecord, Denial, RunResult, Session, TASKS_AT_ONCE, Tell};
 pub use vault::{Key, KeyError, KeySource, Vault};

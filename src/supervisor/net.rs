@@ -81,6 +81,13 @@ impl Network {
             reason: error.to_string(),
         };
         let url = reqwest::Url::parse(&provider.base_url).map_err(|error| unusable(&error))?;
+        if !url.username().is_empty() || url.password().is_some() {
+            return Err(ModelError::Unreachable {
+                url: url.host_str().unwrap_or_default().to_owned(),
+                reason: "the address has a name or a password in it; use keys or headers for those"
+                    .into(),
+            });
+        }
         if !matches!(url.scheme(), "http" | "https") {
             return Err(unusable(&"the address must begin with http:// or https://"));
         }
@@ -174,16 +181,18 @@ impl Network {
             let bytes = bytes
                 .map_err(|error| again(ModelError::Broken(self.redacted(&deepest(&error)))))?;
             let events = stream.feed(&bytes).map_err(|error| Attempt {
-                error,
+                error: self.redacted_error(error),
                 again: false,
                 after: None,
             })?;
             for event in joined(events) {
                 told = true;
-                tell(event);
+                tell(self.redacted_event(event));
             }
         }
-        stream.finish().map_err(|error| Attempt { error, again: !told, after: None })
+        let failed =
+            |error| Attempt { error: self.redacted_error(error), again: !told, after: None };
+        stream.finish().map_err(failed)
     }
 
     async fn refused(&self, url: &str, response: Response, model: &str) -> Attempt {
@@ -235,6 +244,22 @@ impl Network {
             _ => return None,
         };
         Some(hint)
+    }
+
+    fn redacted_error(&self, error: ModelError) -> ModelError {
+        match error {
+            ModelError::Broken(text) => ModelError::Broken(self.redacted(&text)),
+            ModelError::TooLong(text) => ModelError::TooLong(self.redacted(&text)),
+            other => other,
+        }
+    }
+
+    fn redacted_event(&self, event: StreamEvent) -> StreamEvent {
+        match event {
+            StreamEvent::Text(text) => StreamEvent::Text(self.redacted(&text)),
+            StreamEvent::Reasoning(text) => StreamEvent::Reasoning(self.redacted(&text)),
+            other => other,
+        }
     }
 
     /// A server may repeat what we sent it.
@@ -325,7 +350,7 @@ fn filled(text: &str, environment: &[(String, String)]) -> Result<String, String
     let mut filled = String::new();
     let mut rest = text;
     while let Some((before, after)) = rest.split_once("${") {
-        let (name, after) = after.split_once('}').ok_or(format!("{text:?} has ${{ without }}"))?;
+        let (name, after) = after.split_once('}').ok_or("a header has ${ without }")?;
         let value = environment.iter().find(|(known, _)| known == name);
         let (_, value) =
             value.ok_or(format!("a header needs the variable {name}, which is not set"))?;
@@ -373,7 +398,8 @@ impl Recorder {
     pub fn create(path: &Path) -> std::io::Result<Recorder> {
         use std::os::unix::fs::OpenOptionsExt;
         let mut options = std::fs::OpenOptions::new();
-        options.write(true).create(true).truncate(true).mode(0o600);
+        // A new file: a link of the project must not lead to one that there is.
+        options.write(true).create_new(true).mode(0o600);
         Ok(Recorder(options.open(path)?))
     }
 

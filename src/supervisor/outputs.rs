@@ -147,16 +147,6 @@ fn save(file: &mut File, bytes: &[u8], so_far: u64) -> u64 {
     }
 }
 
-/// The end of a file that another process is writing to. Its position is the other's and is left alone.
-pub(super) fn end_of(file: &File, most: u64) -> io::Result<String> {
-    let length = file.metadata()?.len();
-    let from = length.saturating_sub(most);
-    let mut bytes = vec![0; (length - from) as usize];
-    file.read_exact_at(&mut bytes, from)?;
-    let text = String::from_utf8_lossy(&bytes).into_owned();
-    Ok(if from > 0 { format!("… {from} bytes left out …\n{text}") } else { text })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -7,6 +7,14 @@ use crate::model::catalog::Price;
 use crate::model::{Message, Usage};
 use crate::session::{Compaction, Entry, Journal, State, TaskMessage};
 
+/// What a run has used.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Spent {
+    pub requests: u64,
+    pub usage: Usage,
+    pub cost: f64,
+}
+
 /// The record of a session. Everything is written before it is shown.
 #[derive(Debug)]
 pub struct Record {
@@ -18,6 +26,8 @@ pub struct Record {
 struct Inner {
     journal: Option<Journal>,
     state: State,
+    /// What this run alone, with its sub-agents, has used.
+    run: Spent,
     /// Why nothing is written any more, until it has been told.
     failure: Option<String>,
 }
@@ -25,7 +35,10 @@ struct Inner {
 impl Record {
     /// Goes on from `state`. Without a journal only the sums are kept.
     pub fn new(journal: Option<Journal>, state: State, price: Option<Price>) -> Record {
-        Record { inner: RefCell::new(Inner { journal, state, failure: None }), price }
+        Record {
+            inner: RefCell::new(Inner { journal, state, run: Spent::default(), failure: None }),
+            price,
+        }
     }
 
     pub fn id(&self) -> Option<String> {
@@ -36,9 +49,13 @@ impl Record {
         self.inner.borrow().state.clone()
     }
 
-    /// US dollars so far; `None` where prices are not known.
-    pub fn cost(&self) -> Option<f64> {
-        self.price.map(|_| self.inner.borrow().state.cost)
+    pub fn knows_prices(&self) -> bool {
+        self.price.is_some()
+    }
+
+    /// What the run has used so far.
+    pub fn spent(&self) -> Spent {
+        self.inner.borrow().run
     }
 
     /// Adds a line. A disk that is full costs the rest of the record, not the run; it is said once.
@@ -58,7 +75,8 @@ impl Record {
     pub(super) fn begin_turn(&self) {
         let number = {
             let mut inner = self.inner.borrow_mut();
-            inner.state.turns += 1;
+            inner.run = Spent::default();
+            inner.state.turns = inner.state.turns.saturating_add(1);
             inner.state.turns
         };
         self.add(Entry::Turn(number));
@@ -85,9 +103,13 @@ impl Record {
     /// Counts one answer.
     pub(super) fn count(&self, usage: Usage) {
         let mut inner = self.inner.borrow_mut();
-        inner.state.requests += 1;
+        let cost = self.price.map_or(0.0, |price| price.of(usage));
+        inner.state.requests = inner.state.requests.saturating_add(1);
         inner.state.usage += usage;
-        inner.state.cost += self.price.map_or(0.0, |price| price.of(usage));
+        inner.state.cost += cost;
+        inner.run.requests += 1;
+        inner.run.usage += usage;
+        inner.run.cost += cost;
     }
 
     pub(super) fn end_turn(&self) {

@@ -10,12 +10,15 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use serde::Serialize;
 use serde_json::Value;
+use tokio::sync::Semaphore;
 
-use super::approval::{self, Approver, Verdict};
+use super::approval::{self, Approver};
 use super::broker::{Broker, Executed, Grant};
 use super::net::{Backend, Recorder};
 use super::record::Record;
-use crate::agent::{Agent, Effect, Event, Note, Outcome, Settings, ToolResult, ToolStatus};
+use crate::agent::{
+    Agent, AgentEvent, Effect, Event, Note, Outcome, Settings, ToolResult, ToolStatus, Verdict,
+};
 use crate::model::tape::Exchange;
 use crate::model::{
     Answer, Attachment, Message, ModelError, Request, StreamEvent, ToolCall, Usage,
@@ -27,37 +30,6 @@ use crate::tools::{Kind, TaskArguments};
 /// Most model requests of one sub-agent.
 const TASK_TURNS: usize = 50;
 const TASK_PROMPT: &str = include_str!("../../prompts/task.md");
-
-/// What happens in a run, for every front end.
-#[derive(Debug, Clone, Serialize)]
-#[serde(tag = "type", rename_all = "snake_case")]
-pub enum AgentEvent {
-    Text {
-        text: String,
-    },
-    Reasoning {
-        text: String,
-    },
-    ToolCall {
-        id: String,
-        name: String,
-        arguments: Value,
-    },
-    ToolResult {
-        id: String,
-        name: String,
-        status: ToolStatus,
-        output: String,
-    },
-    Notice {
-        text: String,
-    },
-    /// Something that a sub-agent does; `id` is the call that started it.
-    Task {
-        id: String,
-        event: Box<AgentEvent>,
-    },
-}
 
 /// A call that was not carried out: what was to happen, why it did not, and what would allow it.
 #[derive(Debug, Clone, Serialize)]
@@ -110,14 +82,19 @@ pub struct Session {
     /// Most US dollars for one run.
     pub max_cost: Option<f64>,
     /// What was said before, without the system prompt.
-    pub earlier: Vec<Message>,
+    pub earlier: RefCell<Vec<Message>>,
     /// Who answers questions; without one, what would be asked is denied.
     pub approver: Option<Approver>,
     /// Where rules go that are to hold in every session.
     pub rules_file: Option<PathBuf>,
     /// Calls that were denied during this run: they are not asked about again.
     pub refused: RefCell<HashSet<(String, String)>>,
+    /// Room for sub-agents that run at once.
+    pub tasks: Semaphore,
 }
+
+/// Most sub-agents that run at once.
+pub const TASKS_AT_ONCE: usize = 8;
 
 /// A run's way to tell what happens.
 pub type Tell<'a> = &'a dyn Fn(AgentEvent);
@@ -125,14 +102,9 @@ pub type Tell<'a> = &'a dyn Fn(AgentEvent);
 /// A future that ends the run when it completes.
 type Cancel<'a> = Pin<&'a mut dyn Future<Output = ()>>;
 
-/// Which conversation of a session something belongs to.
-#[derive(Clone, Copy)]
-struct Scope<'a> {
-    /// The call that started the sub-agent; `None` for the session's own conversation.
-    task: Option<&'a str>,
-    /// Cost at the start of the run.
-    cost_before: f64,
-}
+/// Which conversation of a session something belongs to: the call that started the sub-agent, or none
+/// for the session's own.
+type Scope<'a> = Option<&'a str>;
 
 /// How a call ended, ready to be told to the agent.
 struct Ended {
@@ -150,25 +122,20 @@ impl Session {
         tell: Tell<'_>,
         cancel: Cancel<'_>,
     ) -> RunResult {
-        let before = self.record.state();
         self.record.begin_turn();
         self.refused.borrow_mut().clear();
-        let agent = Agent::new(self.settings.clone(), self.earlier.clone());
+        let earlier = self.earlier.take();
+        let mut agent = Agent::new(self.settings.clone(), earlier);
         let first = Event::Prompt { text: prompt, attachments };
-        let scope = Scope { task: None, cost_before: before.cost };
-        let mut result = self.drive(agent, first, scope, tell, cancel).await;
+        let mut result = self.drive(&mut agent, first, None, tell, cancel).await;
+        self.earlier.replace(agent.into_messages());
         self.record.end_turn();
         if let Some(failure) = self.record.failure() {
             tell(AgentEvent::Notice { text: failure });
         }
-        let now = self.record.state();
-        result.usage = Usage {
-            input: now.usage.input - before.usage.input,
-            output: now.usage.output - before.usage.output,
-            cached: now.usage.cached - before.usage.cached,
-            cache_written: now.usage.cache_written - before.usage.cache_written,
-        };
-        result.cost = self.record.cost().map(|cost| cost - before.cost);
+        let spent = self.record.spent();
+        result.usage = spent.usage;
+        result.cost = self.record.knows_prices().then_some(spent.cost);
         result
     }
 
@@ -184,20 +151,22 @@ impl Session {
         let result = self.broker.execute(&call, &subject, Grant::This, "").await.result;
         self.record.begin_turn();
         let text = format!("I ran this command:\n{command}\n\nIt printed:\n{}", result.text);
-        self.record.add(Entry::Message(Message::user(text)));
+        let message = Message::user(text);
+        self.record.add(Entry::Message(message.clone()));
+        self.earlier.borrow_mut().push(message);
         self.record.end_turn();
         result
     }
 
     async fn drive(
         &self,
-        mut agent: Agent,
+        agent: &mut Agent,
         first: Event,
         scope: Scope<'_>,
         tell: Tell<'_>,
         mut cancel: Cancel<'_>,
     ) -> RunResult {
-        let mut effects = VecDeque::from(self.on(&mut agent, first, scope));
+        let mut effects = VecDeque::from(self.on(agent, first, scope));
         let mut running = FuturesUnordered::new();
         let (mut calls, mut denials) = (Vec::new(), Vec::new());
         // Calls that have not ended yet.
@@ -205,15 +174,14 @@ impl Session {
         let outcome = loop {
             match effects.pop_front() {
                 Some(effect @ (Effect::CallModel(_) | Effect::Compact(_))) => {
-                    let answered = tokio::select! {
-                        answered = self.ask(effect, scope, tell) => answered,
-                        () = &mut cancel => Event::Cancelled,
+                    let answered = match self.over_limit() {
+                        Some(limit) => limit,
+                        None => tokio::select! {
+                            answered = self.ask(effect, scope, tell) => answered,
+                            () = &mut cancel => Event::Cancelled,
+                        },
                     };
-                    effects.extend(self.on(&mut agent, answered, scope));
-                    let spent = self.record.state().cost - scope.cost_before;
-                    if self.max_cost.is_some_and(|most| spent >= most) && !is_over(&effects) {
-                        effects = self.on(&mut agent, Event::OutOfBudget, scope).into();
-                    }
+                    effects.extend(self.on(agent, answered, scope));
                 }
                 Some(Effect::RunTool { call, repeated }) => {
                     tell_call(&call, tell);
@@ -224,11 +192,7 @@ impl Session {
                     tell_call(&call, tell);
                     let result = ToolResult::new(ToolStatus::Error, text);
                     let record = CallRecord::new(&call, &result);
-                    effects.extend(self.on(
-                        &mut agent,
-                        Event::ToolEnded { id: call.id, result },
-                        scope,
-                    ));
+                    effects.extend(self.on(agent, Event::ToolEnded { id: call.id, result }, scope));
                     record.tell(tell);
                     calls.push(record);
                 }
@@ -241,13 +205,13 @@ impl Session {
                         open.retain(|other| other.id != call.id);
                         let record = CallRecord::new(&call, &result);
                         denials.extend(new);
-                        effects.extend(self.on(&mut agent, Event::ToolEnded { id: call.id, result }, scope));
+                        effects.extend(self.on(agent, Event::ToolEnded { id: call.id, result }, scope));
                         record.tell(tell);
                         calls.push(record);
                     }
                     () = &mut cancel => {
                         running.clear();
-                        effects = self.on(&mut agent, Event::Cancelled, scope).into();
+                        effects = self.on(agent, Event::Cancelled, scope).into();
                         for call in open.drain(..) {
                             let result = ToolResult::new(ToolStatus::Error, "(cancelled by the user)");
                             let record = CallRecord::new(&call, &result);
@@ -265,12 +229,22 @@ impl Session {
         RunResult { outcome, turns, usage, cost: None, calls, denials }
     }
 
+    /// Whether the run, with all its sub-agents, has used what it may use.
+    fn over_limit(&self) -> Option<Event> {
+        let spent = self.record.spent();
+        if self.max_cost.is_some_and(|most| spent.cost >= most) {
+            return Some(Event::OutOfBudget);
+        }
+        let turns = usize::try_from(spent.requests).unwrap_or(usize::MAX);
+        (turns >= self.settings.max_turns).then_some(Event::OutOfTurns)
+    }
+
     /// Hands an event to the agent and writes down at once what it wants kept.
     fn on(&self, agent: &mut Agent, event: Event, scope: Scope<'_>) -> Vec<Effect> {
         let mut effects = agent.on(event);
         effects.retain_mut(|effect| match effect {
             Effect::Keep(kept) => {
-                self.record.keep(kept.clone(), scope.task);
+                self.record.keep(kept.clone(), scope);
                 false
             }
             _ => true,
@@ -301,7 +275,7 @@ impl Session {
     fn stream_event(&self, event: StreamEvent, scope: Scope<'_>, tell: Tell<'_>) {
         match event {
             StreamEvent::Text(text) => {
-                if scope.task.is_none() {
+                if scope.is_none() {
                     self.record.add(Entry::Partial(text.clone()));
                 }
                 tell(AgentEvent::Text { text });
@@ -366,15 +340,15 @@ impl Session {
             }
         };
         if broker.kind(&call.name) == Some(Kind::Task) {
-            return self.task(call, scope, tell).await;
+            return self.task(call, tell).await;
         }
-        let conversation = scope.task.unwrap_or_default();
+        let conversation = scope.unwrap_or_default();
         let executed = broker.execute(&call, &subject, grant, conversation).await;
         let Executed { result, change, seen } = executed;
         if let Some(change) = change {
             self.record.add(Entry::Change(change));
         }
-        if let Some((path, hash)) = seen.filter(|_| scope.task.is_none()) {
+        if let Some((path, hash)) = seen.filter(|_| scope.is_none()) {
             self.record.add(Entry::Seen(path, hash));
         }
         done(call, result)
@@ -434,7 +408,7 @@ impl Session {
     }
 
     /// Runs a sub-agent: the same policy, the same workers, its own conversation.
-    async fn task(&self, call: ToolCall, scope: Scope<'_>, tell: Tell<'_>) -> Ended {
+    async fn task(&self, call: ToolCall, tell: Tell<'_>) -> Ended {
         let wanted: TaskArguments = match serde_json::from_str(&call.arguments) {
             Ok(wanted) => wanted,
             Err(error) => {
@@ -455,11 +429,12 @@ impl Session {
         let inner =
             |event: AgentEvent| tell(AgentEvent::Task { id: id.clone(), event: Box::new(event) });
         let first = Event::Prompt { text: wanted.prompt, attachments: Vec::new() };
-        let agent = Agent::new(settings, Vec::new());
+        let mut agent = Agent::new(settings, Vec::new());
         let never = std::pin::pin!(std::future::pending());
-        let scope = Scope { task: Some(&call.id), ..scope };
         let run: Pin<Box<dyn Future<Output = RunResult> + '_>> =
-            Box::pin(self.drive(agent, first, scope, &inner, never));
+            Box::pin(self.drive(&mut agent, first, Some(&call.id), &inner, never));
+        // Each holds a conversation and asks the model: not all of a hundred at once.
+        let _turn = self.tasks.acquire().await;
         let RunResult { outcome, denials, .. } = run.await;
         let result = match outcome {
             Outcome::Done { answer } => ToolResult::new(ToolStatus::Ok, answer),
@@ -478,10 +453,6 @@ impl Session {
         };
         Ended { call, result, denials }
     }
-}
-
-fn is_over(effects: &VecDeque<Effect>) -> bool {
-    effects.iter().any(|effect| matches!(effect, Effect::Finish(_)))
 }
 
 /// Adds an allowing rule to a file of settings that holds nothing else.

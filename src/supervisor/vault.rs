@@ -3,6 +3,8 @@
 use std::io::Read;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
 
 use reqwest::header::{HeaderValue, InvalidHeaderValue};
 use secrecy::{ExposeSecret, SecretString};
@@ -11,6 +13,9 @@ use crate::model::providers::Provider;
 
 /// Longest key, bytes.
 const KEY_LIMIT: u64 = 16 * 1024;
+
+/// How long a helper may take: somebody may have to type a password.
+const HELPER_LIMIT: Duration = Duration::from_secs(30);
 
 /// A key for one provider.
 #[derive(Debug, Clone)]
@@ -56,13 +61,18 @@ pub enum KeyError {
 #[derive(Debug)]
 pub struct Vault<'a> {
     environment: &'a [(String, String)],
+    home: &'a Path,
     given: Option<String>,
 }
 
 impl<'a> Vault<'a> {
     /// `given` is the key of the command line; it comes first.
-    pub fn new(environment: &'a [(String, String)], given: Option<String>) -> Vault<'a> {
-        Vault { environment, given }
+    pub fn new(
+        environment: &'a [(String, String)],
+        home: &'a Path,
+        given: Option<String>,
+    ) -> Vault<'a> {
+        Vault { environment, home, given }
     }
 
     /// The key for `provider`. A server on this machine needs none.
@@ -77,8 +87,8 @@ impl<'a> Vault<'a> {
         let own = provider.key_variable.clone().map(KeySource::Variable);
         let variable = match source.cloned().or(own) {
             None => return Ok(None),
-            Some(KeySource::File(path)) => return read_key(&path).map(Some),
-            Some(KeySource::Command(words)) => return ask_helper(&words).map(Some),
+            Some(KeySource::File(path)) => return read_key(&self.in_home(&path)?).map(Some),
+            Some(KeySource::Command(words)) => return ask_helper(&words, self.home).map(Some),
             Some(KeySource::Variable(name)) => name,
         };
         match self.variable(&variable) {
@@ -86,6 +96,15 @@ impl<'a> Vault<'a> {
             None if provider.is_local() => Ok(None),
             None => Err(KeyError::Missing { provider: provider.name.clone(), variable }),
         }
+    }
+
+    /// The path of a key file: a relative one could be a project's.
+    fn in_home(&self, path: &Path) -> Result<PathBuf, KeyError> {
+        let path = path.strip_prefix("~").map_or(path.to_owned(), |rest| self.home.join(rest));
+        if path.is_absolute() {
+            return Ok(path);
+        }
+        Err(KeyError::File(path, "give its whole path, or one that begins with ~/".into()))
     }
 
     fn variable(&self, name: &str) -> Option<String> {
@@ -124,20 +143,45 @@ fn read_key(path: &Path) -> Result<Key, KeyError> {
 }
 
 /// Asks the user's own helper, for example a password manager. It is named in the user's file only,
-/// and has to reach what cells must not: it runs as the user, not in a cell.
+/// and has to reach what cells must not: it runs as the user, not in a cell, and nowhere near the project,
+/// whose files could mean something to it.
 #[expect(clippy::disallowed_methods, reason = "a password manager cannot work in a cell")]
-fn ask_helper(words: &[String]) -> Result<Key, KeyError> {
+fn ask_helper(words: &[String], home: &Path) -> Result<Key, KeyError> {
     let shown = words.first().cloned().unwrap_or_default();
     let failed = |why: String| KeyError::Command(shown.clone(), why);
     let [program, arguments @ ..] = words else { return Err(failed("it is empty".into())) };
-    let output = std::process::Command::new(program)
-        .args(arguments)
-        .stdin(std::process::Stdio::null())
-        .stderr(std::process::Stdio::inherit())
-        .output()
-        .map_err(|error| failed(error.to_string()))?;
-    if !output.status.success() {
-        return Err(failed(output.status.to_string()));
+    if program.contains('/') && !program.starts_with('/') {
+        return Err(failed("give its whole path, or a name to be found in PATH".into()));
     }
-    first_line(&output.stdout).map(Key::new).ok_or_else(|| failed("it printed nothing".into()))
+    let mut child = std::process::Command::new(program)
+        .args(arguments)
+        .current_dir(home)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .map_err(|error| failed(error.to_string()))?;
+    let output = child.stdout.take();
+    let reading = std::thread::spawn(move || {
+        let mut bytes = Vec::new();
+        output.map(|output| output.take(KEY_LIMIT).read_to_end(&mut bytes));
+        bytes
+    });
+    let end = Instant::now() + HELPER_LIMIT;
+    let status = loop {
+        match child.try_wait().map_err(|error| failed(error.to_string()))? {
+            Some(status) => break status,
+            None if Instant::now() > end => {
+                let _ = child.kill();
+                let _ = child.wait();
+                return Err(failed("it gave no answer in 30 seconds".into()));
+            }
+            None => std::thread::sleep(Duration::from_millis(5)),
+        }
+    };
+    if !status.success() {
+        return Err(failed(status.to_string()));
+    }
+    let bytes = reading.join().unwrap_or_default();
+    first_line(&bytes).map(Key::new).ok_or_else(|| failed("it printed nothing".into()))
 }

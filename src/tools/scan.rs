@@ -31,6 +31,10 @@ pub fn run(call: &Call, roots: &Roots) -> Result<Found, Fault> {
     let (secrets, except) = (names(&wanted.secrets)?, names(&wanted.except)?);
     let denied = names(&wanted.denied)?;
     let start = place::walk_start(call, roots)?;
+    // What the user denies may lie anywhere.
+    let passed_over = |name: &std::ffi::OsStr| {
+        wanted.denied.is_empty() && PASSED_OVER.iter().any(|passed| name == *passed)
+    };
     let mut found = Found::default();
     // Level by level: what is cut off by the limit is what lies deepest.
     let mut waiting = VecDeque::from([PathBuf::new()]);
@@ -41,23 +45,35 @@ pub fn run(call: &Call, roots: &Roots) -> Result<Found, Fault> {
             found.incomplete = true;
             break;
         }
-        let Ok(entries) = std::fs::read_dir(start.join(&directory)) else { continue };
+        let entries = match std::fs::read_dir(start.join(&directory)) {
+            Ok(entries) => entries,
+            Err(error) => {
+                // What is gone by now hides nothing; what cannot be looked into may.
+                found.incomplete |= error.kind() != std::io::ErrorKind::NotFound;
+                continue;
+            }
+        };
         for entry in entries.flatten() {
             let name = entry.file_name();
             let path = directory.join(&name);
             let Ok(kind) = entry.file_type() else { continue };
             let as_path = Path::new(&name);
             let secret = secrets.is_match(as_path) && !except.is_match(as_path);
-            if path.to_str().is_none() {
+            if denied.is_match(start.join(&path)) && path.to_str().is_some() {
+                found.secrets.push(path);
+            } else if path.to_str().is_none() {
                 // Cannot be named in a confinement; said instead of left out silently.
                 found.incomplete |= secret || kind.is_dir();
             } else if name.eq_ignore_ascii_case(".git") {
+                if kind.is_dir() && !wanted.denied.is_empty() {
+                    waiting.push_back(path.clone());
+                }
                 found.git.push(path);
             } else if kind.is_socket() {
                 found.sockets.push(path);
-            } else if (secret && !kind.is_symlink()) || denied.is_match(start.join(&path)) {
+            } else if secret && !kind.is_symlink() {
                 found.secrets.push(path);
-            } else if kind.is_dir() && !PASSED_OVER.iter().any(|passed| name == *passed) {
+            } else if kind.is_dir() && !passed_over(&name) {
                 waiting.push_back(path);
             }
         }

@@ -17,6 +17,24 @@ pub fn clean(text: &str) -> String {
     out
 }
 
+/// JSON in which what a terminal could act on is escaped the way of JSON: the same value.
+pub fn json(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for character in text.chars() {
+        if !matches!(character, '\n' | '\t' | '\r')
+            && (character.is_control() || is_deceptive(character))
+        {
+            let mut units = [0; 2];
+            for unit in character.encode_utf16(&mut units) {
+                out.push_str(&format!("\\u{unit:04x}"));
+            }
+        } else {
+            out.push(character);
+        }
+    }
+    out
+}
+
 /// One line of at most `width` characters.
 pub fn line(text: &str, width: usize) -> String {
     let text = clean(text).replace(['\n', '\t'], " ");
@@ -42,6 +60,16 @@ mod tests {
         assert_eq!(clean("a\u{1b}[31mb\u{9b}c"), "a\\u{1b}[31mb\\u{9b}c");
         assert_eq!(clean("x\u{202e}y\u{200b}z\r\n"), "x\\u{202e}y\\u{200b}z\n");
         assert_eq!(line("a\nb\tc", 3), "a b…");
+    }
+
+    #[test]
+    fn json_stays_the_same_value() {
+        let text = serde_json::json!({"a": "x\u{202e}\u{9b}\u{e0001}\u{7f}é\n"}).to_string();
+        let shown = json(&text);
+        assert!(shown.is_ascii() || shown.contains('é'), "{shown}");
+        assert!(!shown.contains('\u{202e}') && !shown.contains('\u{e0001}'));
+        let value = |text: &str| serde_json::from_str::<serde_json::Value>(text).unwrap();
+        assert_eq!(value(&shown), value(&text));
     }
 
     proptest! {

@@ -91,10 +91,11 @@ impl Front {
             settings,
             record: Record::new(None, State::default(), None),
             max_cost: None,
-            earlier: Vec::new(),
+            earlier: RefCell::default(),
             approver: None,
             rules_file: Some(root.path().join("rules.toml")),
             refused: RefCell::default(),
+            tasks: tokio::sync::Semaphore::new(8),
         };
         Front { root, session, runtime }
     }

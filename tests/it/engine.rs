@@ -189,10 +189,9 @@ fn the_limits_of_turns_and_cost_end_a_run_that_can_go_on() {
     assert!(out.json()["error"].as_str().unwrap().contains("--max-turns"), "{out}");
     let out = world.ask(&server, "go").args(&["-c", "--max-cost", "0.5"]).json().run().exits(5);
     assert!(out.json()["error"].as_str().unwrap().contains("--max-cost"), "{out}");
-    assert_eq!(out.json()["tool_calls"], json!([]));
     world.ask(&server, "go").args(&["-c"]).run().exits(0);
     let requests = server.finish();
-    assert!(requests[2].result("c2").contains("cost limit"));
+    assert!(requests[2].result("c2").contains("alpha"));
 }
 
 #[test]

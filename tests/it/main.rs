@@ -14,6 +14,7 @@ mod borders;
 mod engine;
 mod escapes;
 mod headless;
+mod holes;
 mod keys;
 mod kill;
 mod model;

@@ -85,8 +85,15 @@ fn keys_come_from_a_private_file_or_a_helper_and_are_shown_by_nothing() {
         fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
         run().run().exits(0);
 
-        world.configure("[keys.openai]\ncommand = [\"cat\", \"../key\"]\n");
+        world.configure("[keys.openai]\nfile = \"~/key\"\n");
         run().run().exits(0);
+        world.configure("[keys.openai]\nfile = \"key\"\n");
+        run().run().exits(1).says("whole path");
+        // A helper runs at home, where no file of the project means anything to it.
+        world.configure("[keys.openai]\ncommand = [\"cat\", \"key\"]\n");
+        run().run().exits(0);
+        world.configure("[keys.openai]\ncommand = [\"./key\"]\n");
+        run().run().exits(1).says("whole path");
         let shown = run().args(&["--print-config"]).run().exits(0);
         assert!(!shown.stdout.contains(KEY) && !shown.stderr.contains(KEY), "{shown}");
         world.configure("[keys.openai]\ncommand = [\"false\"]\n");
