@@ -150,7 +150,7 @@ pub struct RuleFlags {
 }
 
 /// The permission mode, by name or by its own flag.
-#[derive(Debug, Default, Args)]
+#[derive(Debug, Clone, Default, Args)]
 #[group(multiple = false)]
 pub struct ModeFlags {
     /// Ask for every operation.
@@ -174,6 +174,11 @@ pub struct ModeFlags {
 }
 
 impl ModeFlags {
+    /// As if this mode had been typed.
+    pub fn of(mode: Mode) -> ModeFlags {
+        ModeFlags { mode: Some(mode), ..ModeFlags::default() }
+    }
+
     /// The mode that was typed, if one was.
     pub fn typed(&self) -> Option<Mode> {
         let flags = [
@@ -189,7 +194,7 @@ impl ModeFlags {
 }
 
 /// What a session may see and do besides its mode.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct ScopeFlags {
     /// One more directory, writable as the workspace is, or read-only.
     #[arg(long = "add-dir", value_name = "DIR[:ro]")]
@@ -216,7 +221,7 @@ pub enum OutputFormat {
     Sarif,
 }
 
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct RunFlags {
     /// Answer one prompt and exit. Piped input is added to it.
     #[arg(short, long)]
@@ -300,6 +305,9 @@ pub struct RunFlags {
     /// Play recorded exchanges back, without any network.
     #[arg(long, value_name = "FILE")]
     pub replay: Option<PathBuf>,
+    /// No colours in the terminal UI.
+    #[arg(long)]
+    pub no_color: bool,
     /// Print every resolved setting and where it comes from, and exit.
     #[arg(long)]
     pub print_config: bool,

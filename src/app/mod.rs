@@ -11,8 +11,10 @@ macro_rules! say {
 mod doctor;
 mod findings;
 mod headless;
+mod interactive;
 mod model;
 mod policy;
+mod prepare;
 mod resume;
 mod sandbox;
 mod sessions;
@@ -66,9 +68,7 @@ fn dispatch(cli: Cli) -> Result<u8, Report> {
             sessions::list(&host.sessions(), true, false)
         }
         None if cli.run.print => headless::run(launcher()?, cli.run),
-        None => Err(Report::usage("the terminal UI is not built yet").hint(
-            "answer one prompt with: zerostack -p \"your prompt\"   (without a key: --provider demo)",
-        )),
+        None => interactive::run(launcher()?, cli.run),
     }
 }
 

@@ -1,15 +1,16 @@
 //! `zerostack sessions`: looking at saved sessions and taking changes back.
 
 use std::io::{IsTerminal, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use zerostack_sandbox::Launcher;
 
 use super::{resume, start};
 use crate::cli::{ModeFlags, RuleFlags, SessionsCommand};
+use crate::model::Message;
 use crate::report::Report;
 use crate::session::{self, Change, Entry, Format, Journal, Summary, Turn};
-use crate::supervisor::{Broker, Cells, Host, Options};
+use crate::supervisor::{Broker, Cells, Host, Options, Session};
 use crate::ui::text;
 
 pub fn run(
@@ -101,6 +102,58 @@ fn row(summary: &Summary) -> String {
     )
 }
 
+/// The sessions of a directory, one a line.
+pub fn rows_here(host: &Host) -> Result<String, Report> {
+    let mut all = session::list(&host.sessions()).map_err(Report::error)?;
+    all.retain(|summary| summary.directory == host.workspace);
+    let rows: Vec<String> = all.iter().map(row).collect();
+    Ok(format!("{}\nto go on with one: zerostack --session ID", rows.join("\n")))
+}
+
+/// Writes a session as Markdown to a new file.
+pub fn export_to(session: Option<PathBuf>, file: &str) -> Result<(), Report> {
+    let session = session.ok_or_else(|| Report::error("this session is not saved"))?;
+    if file.is_empty() {
+        return Err(Report::usage("/export FILE"));
+    }
+    let text = session::export(&session, Format::Markdown).map_err(Report::error)?;
+    write_new(Path::new(file), &text)
+}
+
+fn write_new(path: &Path, text: &str) -> Result<(), Report> {
+    let mut options = std::fs::OpenOptions::new();
+    options.write(true).create_new(true);
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options.open(path).and_then(|mut file| file.write_all(text.as_bytes())).map_err(|error| {
+        Report::error(format!("cannot write {}: {error}", path.display()))
+            .hint("an existing file is not replaced")
+    })
+}
+
+/// Takes back the last prompt of a session that is open; the conversation as it is then.
+pub async fn undo_last(open: &Session) -> Result<(String, Vec<Message>), Report> {
+    let path = open.record.path().ok_or_else(|| Report::error("this session is not saved"))?;
+    let loaded = session::load(&path).map_err(Report::error)?;
+    if loaded.turns.is_empty() {
+        return Err(Report::error("there is no prompt to take back"));
+    }
+    let changes = net_changes(&loaded.turns, 1);
+    for change in &changes {
+        let possible = open.broker.restore(change, true).await;
+        possible.map_err(|why| Report::error(format!("{why}; nothing was taken back")))?;
+    }
+    let mut words = "took back the last prompt; what commands changed is not undone".to_owned();
+    for change in &changes {
+        match open.broker.restore(change, false).await {
+            Ok(_) => words.push_str(&format!("\nrestored {}", change.path.display())),
+            Err(why) => words.push_str(&format!("\nnot restored: {why}")),
+        }
+    }
+    open.record.take_back(1);
+    let messages = session::load(&path).map_err(Report::error)?.messages;
+    Ok((words, messages))
+}
+
 fn export(summary: &Summary, format: Format, output: Option<&Path>) -> Result<u8, Report> {
     let exported = session::export(&summary.path, format).map_err(Report::error)?;
     let Some(path) = output else {
@@ -115,15 +168,7 @@ fn export(summary: &Summary, format: Format, output: Option<&Path>) -> Result<u8
         let written = std::io::stdout().write_all(exported.as_bytes());
         return written.map(|()| 0).map_err(Report::error);
     };
-    let mut options = std::fs::OpenOptions::new();
-    options.write(true).create_new(true);
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    options.open(path).and_then(|mut file| file.write_all(exported.as_bytes())).map_err(
-        |error| {
-            Report::error(format!("cannot write {}: {error}", path.display()))
-                .hint("an existing file is not replaced")
-        },
-    )?;
+    write_new(path, &exported)?;
     Ok(0)
 }
 

@@ -82,6 +82,11 @@ pub fn config_files(host: &Host) -> [PathBuf; 3] {
 }
 
 /// Where rules go that were given with the answer "always".
+pub fn rules_file(host: &Host) -> PathBuf {
+    host.configuration().join(RULES)
+}
+
+/// Its name.
 const RULES: &str = "rules.toml";
 
 /// The user's layer.

@@ -146,6 +146,18 @@ impl Broker {
         }
     }
 
+    /// Ends the workers and gives back what others are made from: the way to start cells, and what the
+    /// model has seen of files.
+    pub fn dissolve(self) -> (Cells, HashMap<PathBuf, String>) {
+        let seen = self.seen.into_inner().into_iter();
+        let own = seen.filter(|((conversation, _), _)| conversation.is_empty());
+        (self.cells, own.map(|((_, path), hash)| (path, hash)).collect())
+    }
+
+    pub fn cells(&self) -> &Cells {
+        &self.cells
+    }
+
     pub fn enforced(&self) -> &Enforced {
         &self.enforced
     }

@@ -1,6 +1,7 @@
 //! What a run leaves behind: the session's file, and the sums that go into it.
 
 use std::cell::RefCell;
+use std::path::PathBuf;
 
 use crate::agent::Kept;
 use crate::model::catalog::Price;
@@ -28,6 +29,8 @@ struct Inner {
     state: State,
     /// What this run alone, with its sub-agents, has used.
     run: Spent,
+    /// Tokens of the conversation at the last request.
+    filled: Option<u64>,
     /// Why nothing is written any more, until it has been told.
     failure: Option<String>,
 }
@@ -36,9 +39,20 @@ impl Record {
     /// Goes on from `state`. Without a journal only the sums are kept.
     pub fn new(journal: Option<Journal>, state: State, price: Option<Price>) -> Record {
         Record {
-            inner: RefCell::new(Inner { journal, state, run: Spent::default(), failure: None }),
+            inner: RefCell::new(Inner {
+                journal,
+                state,
+                run: Spent::default(),
+                filled: None,
+                failure: None,
+            }),
             price,
         }
+    }
+
+    /// The file, to go on with it under other settings.
+    pub fn into_journal(self) -> Option<Journal> {
+        self.inner.into_inner().journal
     }
 
     pub fn id(&self) -> Option<String> {
@@ -47,6 +61,21 @@ impl Record {
 
     pub fn state(&self) -> State {
         self.inner.borrow().state.clone()
+    }
+
+    /// Tokens of the conversation, as the provider last counted them.
+    pub fn filled(&self) -> Option<u64> {
+        self.inner.borrow().filled
+    }
+
+    /// The session's file, if it is saved.
+    pub fn path(&self) -> Option<PathBuf> {
+        self.inner.borrow().journal.as_ref().map(|journal| journal.path().to_owned())
+    }
+
+    /// Writes down that the last turns were taken back.
+    pub fn take_back(&self, turns: u64) {
+        self.add(Entry::Undone(turns));
     }
 
     pub fn knows_prices(&self) -> bool {
@@ -107,6 +136,7 @@ impl Record {
         inner.state.requests = inner.state.requests.saturating_add(1);
         inner.state.usage += usage;
         inner.state.cost += cost;
+        inner.filled = Some(usage.input.saturating_add(usage.output));
         inner.run.requests += 1;
         inner.run.usage += usage;
         inner.run.cost += cost;

@@ -1,0 +1,521 @@
+//! `zerostack`: the terminal UI over a session. It only connects the two: events of the run go to the
+//! screen, what the user wants goes to the session.
+
+use std::future::Future;
+use std::io::IsTerminal;
+use std::pin::Pin;
+use std::time::{Duration, Instant};
+
+use crossterm::event::{
+    Event as Input, EventStream, KeyCode, KeyEventKind, KeyModifiers, MouseEventKind,
+};
+use futures_util::StreamExt;
+use nix::sys::signal::{Signal, raise};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, oneshot};
+use zerostack_sandbox::Launcher;
+
+use super::prepare::{Plan, Prepared, RUNG, Saved};
+use super::resume::{self, Resumed};
+use super::{sessions, start};
+use crate::agent::{AgentEvent, Outcome, ToolStatus, Verdict};
+use crate::cli::{ModeFlags, RunFlags};
+use crate::model::{Message, Thinking};
+use crate::policy::Mode;
+use crate::report::Report;
+use crate::supervisor::{Cells, Question, RunResult, Session};
+use crate::ui::term::{self, Screen};
+use crate::ui::{Command, Facts, Intent, State, Theme, draw, text};
+
+/// Shortest time between two drawings while an answer streams in.
+const FRAME: Duration = Duration::from_millis(30);
+
+pub fn run(launcher: Launcher, flags: RunFlags) -> Result<u8, Report> {
+    if !std::io::stdin().is_terminal() || !std::io::stdout().is_terminal() {
+        return Err(Report::usage("the terminal UI needs a terminal").hint(
+            "answer one prompt with: zerostack -p \"your prompt\"   (without a key: --provider demo)",
+        ));
+    }
+    let runtime = start::runtime()?;
+    let ended = runtime.block_on(interactive(launcher, flags));
+    runtime.shutdown_background();
+    ended.map(|()| 0)
+}
+
+async fn interactive(launcher: Launcher, flags: RunFlags) -> Result<(), Report> {
+    let (mut host, resumed) = resume::place(&flags)?;
+    let cells = Cells::new(launcher);
+    let project =
+        start::project(&cells, &mut host, &flags, resumed.as_ref().map(Resumed::layer)).await?;
+    let mut notices: Vec<String> = project.resolved.warnings.clone();
+    let plan = Plan::make(&flags, &host, &project, resumed.as_ref(), false)?;
+    notices.extend(plan.warnings());
+    let saved = Saved::open(&flags, &host, &project, resumed)?;
+    let before = saved.earlier.clone();
+    let session = plan.carry_out(cells, host, saved).await?;
+    let failed = |error: std::io::Error| Report::error(format!("cannot use the terminal: {error}"));
+    let no_color =
+        flags.no_color || std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    let mut ui = Ui {
+        screen: Screen::take().map_err(failed)?,
+        state: State::default(),
+        theme: Theme::choose(no_color),
+        keys: EventStream::new(),
+        flags,
+        drawn: Instant::now(),
+    };
+    replay(&mut ui.state, &before);
+    notices.iter().for_each(|notice| ui.state.notice(notice));
+    for file in &session.context {
+        let trust = if file.trusted { "trusted" } else { "not trusted" };
+        ui.state.notice(&format!("told the model {} ({trust})", file.path.display()));
+    }
+    let first = Some(ui.flags.message.join(" ")).filter(|first| !first.trim().is_empty());
+    ui.live(session, first).await.map_err(failed)
+}
+
+/// Shows what was said before.
+fn replay(state: &mut State, messages: &[Message]) {
+    for message in messages {
+        match message {
+            Message::System { .. } => {}
+            Message::User { text, .. } => state.said(text),
+            Message::Assistant { text, calls, .. } => {
+                if !text.is_empty() {
+                    state.on(AgentEvent::Text { text: text.clone() });
+                }
+                for call in calls {
+                    let arguments = serde_json::from_str(&call.arguments).unwrap_or_default();
+                    let (id, name) = (call.id.clone(), call.name.clone());
+                    state.on(AgentEvent::ToolCall { id, name, arguments });
+                }
+            }
+            Message::Tool { call_id, text, failed, .. } => {
+                let status = if *failed { ToolStatus::Error } else { ToolStatus::Ok };
+                let (id, output) = (call_id.clone(), text.clone());
+                state.on(AgentEvent::ToolResult { id, name: String::new(), status, output });
+            }
+        }
+    }
+}
+
+struct Ui {
+    screen: Screen,
+    state: State,
+    theme: Theme,
+    keys: EventStream,
+    flags: RunFlags,
+    drawn: Instant,
+}
+
+/// What ends a wait at the screen.
+enum Next {
+    Intent(Intent),
+    /// Something was drawn, or may have to be.
+    Nothing,
+    Gone,
+}
+
+impl Ui {
+    fn draw(&mut self) -> std::io::Result<()> {
+        let (state, theme) = (&self.state, &self.theme);
+        self.screen.terminal.draw(|frame| draw(frame, state, theme))?;
+        self.drawn = Instant::now();
+        Ok(())
+    }
+
+    /// From one thing the user wants to the next.
+    async fn live(
+        &mut self,
+        first_session: Prepared,
+        first: Option<String>,
+    ) -> std::io::Result<()> {
+        let mut session = first_session;
+        let mut end = std::pin::pin!(ended()?);
+        let mut next = first.map(Intent::Prompt);
+        self.know(&session);
+        loop {
+            self.draw()?;
+            let intent = match next.take() {
+                Some(intent) => intent,
+                None => {
+                    let waited = tokio::select! {
+                        input = self.keys.next() => self.input(input)?,
+                        () = &mut end => Next::Gone,
+                    };
+                    match waited {
+                        Next::Intent(intent) => intent,
+                        Next::Nothing => continue,
+                        Next::Gone => return Ok(()),
+                    }
+                }
+            };
+            match intent {
+                Intent::Quit => return Ok(()),
+                Intent::Cancel | Intent::Answer(_) => {}
+                Intent::Shell(command) => {
+                    self.state.said(&format!("!{command}"));
+                    self.draw()?;
+                    let result = session.inner.shell(&command).await;
+                    self.state.page(&result.text);
+                }
+                Intent::Prompt(prompt) => {
+                    self.state.said(&prompt);
+                    let gone = self.run(&mut session.inner, prompt, end.as_mut()).await?;
+                    self.know(&session);
+                    if gone {
+                        return Ok(());
+                    }
+                    next = self.state.queue.pop_front().map(Intent::Prompt);
+                }
+                Intent::Command(command, arguments) => {
+                    session = self.command(session, command, &arguments).await?;
+                    self.know(&session);
+                }
+            }
+        }
+    }
+
+    /// One run: the agent works, the screen lives. Says whether the program is to end.
+    async fn run(
+        &mut self,
+        session: &mut Session,
+        prompt: String,
+        mut end: Pin<&mut impl Future<Output = ()>>,
+    ) -> std::io::Result<bool> {
+        let (tell, mut told) = mpsc::unbounded_channel::<AgentEvent>();
+        let (approver, mut questions) = mpsc::unbounded_channel::<Question>();
+        let (stop, stopped) = oneshot::channel::<()>();
+        let mut stop = Some(stop);
+        let mut answers = std::collections::VecDeque::new();
+        session.approver = Some(approver);
+        let session = &*session;
+        let tell = move |event| drop(tell.send(event));
+        let mut cancel = std::pin::pin!(async {
+            let _ = stopped.await;
+        });
+        let mut run = std::pin::pin!(session.run(prompt, Vec::new(), &tell, cancel.as_mut()));
+        let begun = Instant::now();
+        let mut gone = false;
+        let mut dirty = true;
+        self.state.running = Some(Duration::ZERO);
+        let result = loop {
+            // Drawn when something has changed, not more often than the eye can follow.
+            let wait = if dirty {
+                FRAME.saturating_sub(self.drawn.elapsed())
+            } else {
+                Duration::from_secs(1)
+            };
+            tokio::select! {
+                biased;
+                result = &mut run => break result,
+                Some(event) = told.recv() => {
+                    self.state.on(event);
+                    dirty = true;
+                }
+                Some(Question { approval, answer }) = questions.recv() => {
+                    self.state.questions.push_back(approval);
+                    answers.push_back(answer);
+                    dirty = true;
+                }
+                input = self.keys.next() => {
+                    let next = self.input(input)?;
+                    match next {
+                        Next::Intent(Intent::Answer(verdict)) => {
+                            if let Some(answer) = answers.pop_front() {
+                                let _ = answer.send(verdict);
+                            }
+                        }
+                        Next::Intent(Intent::Cancel | Intent::Quit) | Next::Gone => {
+                            gone |= !matches!(next, Next::Intent(Intent::Cancel));
+                            let _ = stop.take().map(|stop| stop.send(()));
+                            for answer in answers.drain(..) {
+                                let _ = answer.send(Verdict::No(None));
+                            }
+                        }
+                        Next::Intent(Intent::Command(command, arguments)) => {
+                            self.look(session, command, &arguments);
+                        }
+                        Next::Intent(_) | Next::Nothing => {}
+                    }
+                    // Keys are answered at once.
+                    self.draw()?;
+                    dirty = false;
+                }
+                () = &mut end, if !gone => {
+                    gone = true;
+                    let _ = stop.take().map(|stop| stop.send(()));
+                }
+                () = tokio::time::sleep(wait) => {
+                    self.state.running = Some(begun.elapsed());
+                    self.draw()?;
+                    dirty = false;
+                }
+            }
+        };
+        while let Ok(event) = told.try_recv() {
+            self.state.on(event);
+        }
+        self.state.run_ended();
+        self.report(&result);
+        Ok(gone)
+    }
+
+    fn report(&mut self, result: &RunResult) {
+        let words = match &result.outcome {
+            Outcome::Done { .. } => return,
+            Outcome::Refused { .. } => "the model, or its provider, refused to answer".to_owned(),
+            Outcome::TurnLimit { turns } => format!("the limit of {turns} turns is reached"),
+            Outcome::CostLimit => "the cost limit is reached".into(),
+            Outcome::ModelFailed(error) => error.to_string(),
+            Outcome::Cancelled => "interrupted".into(),
+        };
+        self.state.notice(&words);
+    }
+
+    /// What the status line says from now on.
+    fn know(&mut self, session: &Prepared) {
+        let inner = &session.inner;
+        let state = inner.record.state();
+        self.state.facts = Facts {
+            mode: inner.broker.policy().name.name().into(),
+            rung: RUNG.into(),
+            provider: text::line(&session.provider, 40),
+            model: text::line(&inner.settings.model, 80),
+            prompt: text::line(&state.prompt, 40),
+            directory: inner.broker.host().workspace.display().to_string(),
+            context: inner
+                .record
+                .filled()
+                .zip(inner.settings.window)
+                .map(|(used, window)| used.saturating_mul(100) / window.max(1)),
+            cost: inner.record.knows_prices().then_some(state.cost),
+        };
+    }
+
+    fn input(&mut self, input: Option<std::io::Result<Input>>) -> std::io::Result<Next> {
+        let Some(input) = input else { return Ok(Next::Gone) };
+        match input? {
+            Input::Key(key) if key.kind == KeyEventKind::Release => {}
+            Input::Key(key)
+                if key.code == KeyCode::Char('z')
+                    && key.modifiers.contains(KeyModifiers::CONTROL) =>
+            {
+                self.screen.pause(|| {
+                    let _ = raise(Signal::SIGTSTP);
+                })?;
+            }
+            Input::Key(key) => {
+                if let Some(intent) = self.state.key(key) {
+                    return Ok(Next::Intent(intent));
+                }
+            }
+            Input::Paste(pasted) if self.state.questions.is_empty() || self.state.denying => {
+                self.state.input.paste(&pasted);
+            }
+            Input::Mouse(mouse) => match mouse.kind {
+                MouseEventKind::ScrollUp => self.state.scroll_by(3),
+                MouseEventKind::ScrollDown => self.state.scroll_by(-3),
+                _ => {}
+            },
+            _ => {}
+        }
+        Ok(Next::Nothing)
+    }
+
+    /// Commands that only look, also while the agent runs.
+    fn look(&mut self, session: &Session, command: Command, arguments: &str) {
+        match command {
+            Command::Sessions => match sessions::rows_here(session.broker.host()) {
+                Ok(rows) => self.state.page(&rows),
+                Err(report) => self.state.notice(&report.message),
+            },
+            Command::Rename if arguments.is_empty() => self.state.notice("/rename NAME"),
+            Command::Rename => session.record.set(|state| state.name = Some(arguments.to_owned())),
+            Command::Permissions => self.permissions(session, arguments),
+            Command::Sandbox => self.state.page(&enforced(session)),
+            Command::Copy => match self.state.last_answer().map(term::copy) {
+                Some(Ok(())) => self.state.notice("copied"),
+                Some(Err(error)) => self.state.notice(&format!("cannot copy: {error}")),
+                None => self.state.notice("there is no answer yet"),
+            },
+            Command::Export => match sessions::export_to(session.record.path(), arguments) {
+                Ok(()) => self.state.notice(&format!("written to {arguments}")),
+                Err(report) => self.state.notice(&report.message),
+            },
+            _ => self.state.notice("not while the agent runs"),
+        }
+    }
+
+    fn permissions(&mut self, session: &Session, arguments: &str) {
+        let broker = &session.broker;
+        if let Some(rule) = arguments.strip_prefix("withdraw ") {
+            let rule = rule.trim();
+            let known = broker.grants().iter().any(|granted| granted == rule);
+            broker.withdraw(rule);
+            let words = if known { "withdrawn" } else { "no such rule was given in this session" };
+            return self.state.notice(words);
+        }
+        let policy = broker.policy();
+        let mut words = format!("Mode {}: {}\n", policy.name, policy.summary);
+        let grants = broker.grants();
+        match grants.is_empty() {
+            true => words.push_str("No rules were given in this session."),
+            false => words.push_str(&format!("Given in this session:\n• {}", grants.join("\n• "))),
+        }
+        self.state.page(&words);
+    }
+
+    /// Commands at rest. Those that change settings make the session anew under the new ones; if they
+    /// cannot hold, nothing changes.
+    async fn command(
+        &mut self,
+        mut session: Prepared,
+        command: Command,
+        arguments: &str,
+    ) -> std::io::Result<Prepared> {
+        let mut flags = self.flags.clone();
+        flags.message.clear();
+        let given = Some(arguments.to_owned()).filter(|given| !given.is_empty());
+        let facts = &self.state.facts;
+        let shown = match (command, &given) {
+            (Command::Model, None) => Some(format!("{} {}", facts.provider, facts.model)),
+            (Command::Provider, None) => Some(facts.provider.clone()),
+            (Command::Mode, None) => {
+                let names: Vec<&str> = Mode::ALL.iter().map(|mode| mode.name()).collect();
+                Some(format!("{} (of {})", facts.mode, names.join(", ")))
+            }
+            (Command::Prompt, None) => Some(facts.prompt.clone()),
+            (Command::Thinking, None) => {
+                Some(format!("{:?}", session.inner.settings.thinking).to_lowercase())
+            }
+            _ => None,
+        };
+        if let Some(shown) = shown {
+            self.state.notice(&shown);
+            return Ok(session);
+        }
+        match command {
+            Command::Model => flags.model = given,
+            Command::Provider => {
+                flags.provider = given;
+                (flags.model, flags.base_url) = (None, None);
+            }
+            Command::Prompt => flags.load_prompt = given,
+            Command::Mode => match Mode::ALL.into_iter().find(|mode| mode.name() == arguments) {
+                Some(mode) => flags.mode = ModeFlags::of(mode),
+                None => {
+                    self.state.notice(&format!("there is no mode {arguments:?}"));
+                    return Ok(session);
+                }
+            },
+            Command::Thinking => match <Thinking as clap::ValueEnum>::from_str(arguments, true) {
+                Ok(level) => flags.thinking = Some(level),
+                Err(_) => {
+                    self.state.notice("the levels are auto, off, low, medium, high");
+                    return Ok(session);
+                }
+            },
+            Command::New => {}
+            Command::Undo => {
+                session = self.undo(session).await;
+                return Ok(session);
+            }
+            other => {
+                self.look(&session.inner, other, arguments);
+                return Ok(session);
+            }
+        }
+        match self.remade(session, &flags, command == Command::New).await {
+            Ok(remade) => {
+                self.flags = flags;
+                if command == Command::New {
+                    self.state.clear();
+                }
+                Ok(remade)
+            }
+            Err((None, report)) => Err(std::io::Error::other(report.to_string())),
+            Err((Some(session), report)) => {
+                let hint = report.hint.map(|hint| format!("\n{hint}")).unwrap_or_default();
+                self.state.notice(&format!("{}{hint}", report.message));
+                Ok(*session)
+            }
+        }
+    }
+
+    /// The session under other flags. An error gives it back as it was.
+    async fn remade(
+        &self,
+        session: Prepared,
+        flags: &RunFlags,
+        anew: bool,
+    ) -> Result<Prepared, (Option<Box<Prepared>>, Report)> {
+        let broker = &session.inner.broker;
+        let mut host = broker.host().clone();
+        let planned = async {
+            let project = start::project(broker.cells(), &mut host, flags, None).await?;
+            let plan = Plan::make(flags, &host, &project, None, false)?;
+            Ok((project, plan))
+        };
+        let (project, plan) = match planned.await {
+            Ok(planned) => planned,
+            Err(report) => return Err((Some(Box::new(session)), report)),
+        };
+        let saved = match anew.then(|| Saved::open(flags, &host, &project, None)) {
+            Some(Err(report)) => return Err((Some(Box::new(session)), report)),
+            Some(Ok(saved)) => Some(saved),
+            None => None,
+        };
+        let Prepared { inner, provider, context } = session;
+        let Session { broker, record, earlier, backend, settings, .. } = inner;
+        let (cells, seen) = broker.dissolve();
+        let state = record.state();
+        let kept =
+            Saved { journal: record.into_journal(), state, earlier: earlier.into_inner(), seen };
+        drop((provider, context, backend, settings));
+        // Only the kernel can refuse from here on, and it has held a cell of ours before.
+        plan.carry_out(cells, host, saved.unwrap_or(kept)).await.map_err(|report| (None, report))
+    }
+
+    /// Takes back the last prompt: files first, then what was said.
+    async fn undo(&mut self, session: Prepared) -> Prepared {
+        let words = match sessions::undo_last(&session.inner).await {
+            Ok((words, messages)) => {
+                session.inner.earlier.replace(messages.clone());
+                self.state.clear();
+                replay(&mut self.state, &messages);
+                words
+            }
+            Err(report) => report.message,
+        };
+        self.state.notice(&words);
+        session
+    }
+}
+
+fn enforced(session: &Session) -> String {
+    let enforced = session.broker.enforced();
+    let canaries: Vec<&str> =
+        enforced.canaries.iter().map(|canary| canary.attempt.as_str()).collect();
+    format!(
+        "{RUNG} sandbox: every tool call runs in a process of its own that the kernel holds.\n\
+         namespaces: {}\nLandlock ABI {}, system call filter of {} instructions\n\
+         tried and refused before each start: {}\nnetwork: none in any cell",
+        enforced.namespaces.join(", "),
+        enforced.landlock_abi,
+        enforced.filter_length,
+        canaries.join("; "),
+    )
+}
+
+/// Completes when the program is asked to end from outside.
+fn ended() -> std::io::Result<impl Future<Output = ()>> {
+    let (mut terminate, mut hangup) =
+        (signal(SignalKind::terminate())?, signal(SignalKind::hangup())?);
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = hangup.recv() => {}
+        }
+    })
+}

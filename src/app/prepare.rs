@@ -1,0 +1,355 @@
+//! From settings to a session that can run: the same for every front end.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::path::PathBuf;
+
+use tokio::sync::Semaphore;
+
+use super::model::Model;
+use super::resume::Resumed;
+use super::start::{self, Project};
+use crate::agent::Settings;
+use crate::cli::RunFlags;
+use crate::config::{Config, EditSystem, Origin};
+use crate::model::providers::DEMO;
+use crate::model::{Message, ToolSchema, demo};
+use crate::policy::{Action, Call, Decision, Judge, Mode, Place, Rule, Subject};
+use crate::prompt::{self, ContextFile, Prompt, Surroundings};
+use crate::report::Report;
+use crate::session::{Journal, Loaded, State};
+use crate::supervisor::{
+    Broker, Cells, Host, Options, Outputs, Record, Recorder, Session, TASKS_AT_ONCE,
+};
+use crate::tools::{Definition, Kind, definitions};
+use crate::ui::text;
+use crate::wire::Takes;
+
+/// Most tokens of an answer that are asked for where the user has said nothing.
+const MOST_TOKENS: u64 = 32_000;
+/// The only rung there is so far; a machine that cannot hold it does not get here.
+pub const RUNG: &str = "native";
+
+/// A session, and the name of its provider.
+pub struct Prepared {
+    pub inner: Session,
+    pub provider: String,
+    /// What the model was told of the project.
+    pub context: Vec<ContextFile>,
+}
+
+/// Everything that a session needs and that can be wrong, found out before anything is started.
+pub struct Plan {
+    judge: Judge,
+    prompt: Prompt,
+    /// The user's mode, before the prompt tightened it.
+    users_mode: Mode,
+    model: Model,
+    recorder: Option<RefCell<Recorder>>,
+    tools: Vec<Definition>,
+    hashed: bool,
+    context: Vec<ContextFile>,
+    config: Config,
+    name: Option<String>,
+    only_command: bool,
+    attended: bool,
+}
+
+impl Plan {
+    /// With `only_command` no model is asked.
+    pub fn make(
+        flags: &RunFlags,
+        host: &Host,
+        project: &Project,
+        resumed: Option<&Resumed>,
+        only_command: bool,
+    ) -> Result<Plan, Report> {
+        let config = project.resolved.config.clone();
+        let prompt = chosen_prompt(&config, host, project)?;
+        let users_mode = config.mode.unwrap_or(Mode::Standard);
+        let mode = prompt.mode_under(users_mode);
+        let (groups, policy) = start::policy(mode, host)?;
+        let mut rules = start::rules(&config.allow, &config.ask, &config.deny, &host.workspace)?;
+        let model = match &flags.replay {
+            Some(path) => Model::replayed(path, &config)?,
+            // A command of the user's needs no model.
+            None if only_command => Model::scripted(),
+            None => {
+                Model::choose(&with_prompts_model(&config, &prompt), host, flags.api_key.clone())?
+            }
+        };
+        if let Some(resumed) = resumed.filter(|_| !only_command) {
+            resumed.check_place(&model.base_url, flags)?;
+        }
+        if model.provider == DEMO && !only_command {
+            for probe in demo::PROBES {
+                let rule = Rule::parse(Action::Allow, &format!("bash({probe})"), &host.workspace);
+                rules.push(rule.map_err(Report::error)?);
+            }
+        }
+        let recorder = match &flags.record {
+            Some(path) => Some(RefCell::new(Recorder::create(path).map_err(|error| {
+                Report::error(format!("cannot record to {}: {error}", path.display()))
+            })?)),
+            None => None,
+        };
+        let hashed = config.edit_system == Some(EditSystem::Hashedit);
+        let mut tools = offered(flags, &config, &prompt, hashed)?;
+        if prompt.only_looks(mode) {
+            tools.retain(|tool| !matches!(tool.kind, Kind::Changes | Kind::Command));
+        }
+        let judge = Judge::new(policy, groups, rules);
+        let context = readable(&project.context, &judge, host);
+        let (name, attended) = (flags.name.clone(), !flags.print);
+        Ok(Plan {
+            judge,
+            prompt,
+            users_mode,
+            model,
+            recorder,
+            tools,
+            hashed,
+            context,
+            config,
+            name,
+            only_command,
+            attended,
+        })
+    }
+
+    /// What the user should know before it starts.
+    pub fn warnings(&self) -> Option<String> {
+        let blind = self.config.max_cost.is_some() && self.model.facts.price.is_none();
+        let name = text::line(&self.model.name, 80);
+        blind.then(|| format!("the price of {name} is not known: --max-cost cannot hold"))
+    }
+
+    /// Starts the workers.
+    pub async fn carry_out(
+        self,
+        cells: Cells,
+        host: Host,
+        saved: Saved,
+    ) -> Result<Prepared, Report> {
+        let Plan { judge, prompt, model, config, .. } = self;
+        let Saved { journal, state, earlier, seen } = saved;
+        let outputs = journal.as_ref().map(|journal| journal.path().with_extension("outputs"));
+        let takes = Takes {
+            images: model.facts.images == Some(true),
+            documents: model.facts.documents == Some(true),
+        };
+        let rules_file = Some(start::rules_file(&host));
+        let options = Options { takes, hashed: self.hashed, outputs: Outputs::new(outputs), seen };
+        let broker = Broker::start(cells, judge, host, options)
+            .await
+            .map_err(|error| start::start_report(&error))?;
+        let record = Record::new(journal, state, model.facts.price);
+        record.set(|state| {
+            if !self.only_command || state.provider.is_empty() {
+                state.provider = model.provider.clone();
+                state.base_url = model.base_url.clone();
+                state.model = model.name.clone();
+            }
+            // The prompt's own limits come back with the prompt.
+            state.mode = self.users_mode.name().into();
+            state.prompt = prompt.name.clone();
+            if self.name.is_some() {
+                state.name = self.name.clone();
+            }
+        });
+        let settings = Settings {
+            system_prompt: system_prompt(&prompt, &broker, &self.context, self.attended),
+            model: model.name,
+            tools: self.tools.into_iter().map(schema).collect(),
+            max_turns: usize::try_from(config.max_turns.unwrap_or(200)).unwrap_or(usize::MAX),
+            max_tokens: config.max_tokens.or(model.facts.output.map(|most| most.min(MOST_TOKENS))),
+            temperature: config.temperature,
+            thinking: config.thinking.unwrap_or_default(),
+            ability: model.facts.ability(),
+            window: model.facts.window,
+            compact: config.compact != Some(false),
+            reserve: config.reserve_tokens.unwrap_or_default(),
+            keep_recent: config.keep_recent_tokens.unwrap_or_default(),
+            cache_key: record.id(),
+        };
+        let inner = Session {
+            broker,
+            backend: model.backend,
+            recorder: self.recorder,
+            settings,
+            record,
+            max_cost: config.max_cost,
+            earlier: RefCell::new(earlier),
+            approver: None,
+            rules_file,
+            refused: RefCell::default(),
+            tasks: Semaphore::new(TASKS_AT_ONCE),
+        };
+        Ok(Prepared { inner, provider: model.provider, context: self.context })
+    }
+}
+
+/// The session to write to, and what it holds so far.
+#[derive(Default)]
+pub struct Saved {
+    pub journal: Option<Journal>,
+    pub state: State,
+    pub earlier: Vec<Message>,
+    pub seen: HashMap<PathBuf, String>,
+}
+
+impl Saved {
+    /// Opens what goes on, or begins anew.
+    pub fn open(
+        flags: &RunFlags,
+        host: &Host,
+        project: &Project,
+        resumed: Option<Resumed>,
+    ) -> Result<Saved, Report> {
+        saved(&project.resolved.config, flags, host, resumed)
+    }
+}
+
+fn saved(
+    config: &Config,
+    flags: &RunFlags,
+    host: &Host,
+    resumed: Option<Resumed>,
+) -> Result<Saved, Report> {
+    if let Some(Resumed { loaded, journal }) = resumed {
+        if loaded.damaged > 0 {
+            eprintln!("warning: {} unreadable lines of the session are left out", loaded.damaged);
+        }
+        let Loaded { state, messages: earlier, seen, .. } = loaded;
+        return Ok(Saved { journal: Some(journal), state, earlier, seen });
+    }
+    let mut saved = Saved::default();
+    if config.save_sessions != Some(false) {
+        match Journal::create(&host.sessions(), &host.workspace) {
+            Ok(journal) => saved.journal = Some(journal),
+            Err(error) if flags.name.is_some() => return Err(Report::error(error)),
+            // A home that cannot be written is no reason not to work.
+            Err(error) => eprintln!("warning: the session is not saved: {error}"),
+        }
+    }
+    Ok(saved)
+}
+
+/// All prompts by name: built in, then the user's own, which may replace one, then those of a trusted
+/// project. One with an error only matters to who wants it.
+fn prompts(host: &Host, project: &Project) -> Vec<(String, Result<Prompt, String>)> {
+    let built_in = prompt::built_in().into_iter();
+    let mut all: Vec<_> = built_in.map(|prompt| (prompt.name.clone(), Ok(prompt))).collect();
+    let directory = host.configuration().join("prompts");
+    let mut files: Vec<_> =
+        std::fs::read_dir(&directory).into_iter().flatten().flatten().map(|it| it.path()).collect();
+    files.sort();
+    for path in files.into_iter().filter(|path| path.extension().is_some_and(|kind| kind == "md")) {
+        let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        let read = std::fs::read_to_string(&path).map_err(|error| error.to_string());
+        let own =
+            read.and_then(|text| Prompt::parse(&name, &text).map_err(|error| error.to_string()));
+        all.retain(|(known, _)| *known != name);
+        all.push((name, own));
+    }
+    for (name, text) in &project.prompts {
+        if !all.iter().any(|(known, _)| known == name) {
+            let own = Prompt::parse(name, text).map_err(|error| error.to_string());
+            all.push((name.clone(), own));
+        }
+    }
+    all
+}
+
+fn chosen_prompt(config: &Config, host: &Host, project: &Project) -> Result<Prompt, Report> {
+    let wanted = config.prompt.as_deref().unwrap_or("code");
+    let all = prompts(host, project);
+    match all.iter().find(|(name, _)| name == wanted) {
+        Some((_, Ok(prompt))) => Ok(prompt.clone()),
+        Some((_, Err(error))) => Err(Report::error(error)),
+        // A project cannot keep its users from starting.
+        None if matches!(project.resolved.values.get("prompt"), Some((_, Origin::Project(_)))) => {
+            eprintln!(
+                "warning: the project wants the prompt {}, which there is not",
+                text::line(wanted, 60)
+            );
+            Ok(prompt::built_in().swap_remove(0))
+        }
+        None => {
+            let names: Vec<&str> = all.iter().map(|(name, _)| name.as_str()).collect();
+            Err(Report::usage(format!("there is no prompt {wanted:?}"))
+                .hint(format!("the prompts are {}", names.join(", "))))
+        }
+    }
+}
+
+/// A prompt's own model counts unless the user has chosen one.
+fn with_prompts_model(config: &Config, prompt: &Prompt) -> Config {
+    let mut config = config.clone();
+    config.model = config.model.or(prompt.model.clone());
+    config
+}
+
+/// The tools offered to the model: those of the flags, the settings and the prompt, all of them agreed.
+fn offered(
+    flags: &RunFlags,
+    config: &Config,
+    prompt: &Prompt,
+    hashed: bool,
+) -> Result<Vec<Definition>, Report> {
+    let mut tools = definitions(hashed);
+    for names in [&config.tools, &prompt.tools].into_iter().flatten() {
+        for name in names {
+            if !definitions(hashed).iter().any(|tool| tool.name == name) {
+                let known: Vec<&str> = definitions(hashed).iter().map(|tool| tool.name).collect();
+                let message = format!("there is no tool {name:?}; there are {}", known.join(", "));
+                return Err(Report::usage(message));
+            }
+        }
+        tools.retain(|tool| names.iter().any(|name| name == tool.name));
+    }
+    if flags.no_tools {
+        tools.clear();
+    }
+    Ok(tools)
+}
+
+fn schema(tool: Definition) -> ToolSchema {
+    ToolSchema {
+        name: tool.name.to_owned(),
+        description: tool.description.to_owned(),
+        parameters: tool.schema,
+    }
+}
+
+/// The context files that may be read without a question, and the user's own.
+fn readable(files: &[ContextFile], judge: &Judge, host: &Host) -> Vec<ContextFile> {
+    let may = |file: &&ContextFile| {
+        let place = host.resolve(&file.path.display().to_string());
+        // Those above the workspace are the repository's too.
+        let inside = place.inside.or_else(|| file.path.file_name().map(PathBuf::from));
+        let subject = Subject::Path(Place { path: place.path, inside });
+        let call = Call { tool: "read".into(), subject };
+        file.path.starts_with(host.configuration())
+            || matches!(judge.decide(&call), Decision::Allow { .. })
+    };
+    files.iter().filter(may).cloned().collect()
+}
+
+fn system_prompt(
+    prompt: &Prompt,
+    broker: &Broker,
+    context: &[ContextFile],
+    attended: bool,
+) -> String {
+    let policy = broker.policy();
+    let workspace = &broker.host().workspace;
+    let around = Surroundings {
+        workspace: text::line(&workspace.display().to_string(), 4096),
+        mode: policy.name,
+        policy: &policy.summary,
+        attended,
+        context,
+    };
+    prompt::system(prompt, &around)
+}

@@ -1,0 +1,329 @@
+//! What is on the screen, and what events and keys make of it. No terminal, no supervisor, no clock.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use ratatui::text::Line;
+
+use super::commands::{self, Command};
+use super::input::Input;
+use super::text;
+use crate::agent::{AgentEvent, Approval, ToolStatus, Verdict};
+
+/// What the user wants done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Intent {
+    Prompt(String),
+    /// A command of the user's own.
+    Shell(String),
+    Command(Command, String),
+    /// End the run and everything it has started.
+    Cancel,
+    Answer(Verdict),
+    Quit,
+}
+
+/// What the status line says.
+#[derive(Debug, Clone, Default)]
+pub struct Facts {
+    pub mode: String,
+    pub rung: String,
+    pub provider: String,
+    pub model: String,
+    pub prompt: String,
+    pub directory: String,
+    /// Part of the model's window that is used, percent.
+    pub context: Option<u64>,
+    pub cost: Option<f64>,
+}
+
+/// One thing in the conversation. All texts are cleaned.
+#[derive(Debug)]
+pub struct Entry {
+    pub kind: Kind,
+    /// The lines of the last drawing, for a width.
+    pub(super) drawn: RefCell<Option<(u16, Vec<Line<'static>>)>>,
+}
+
+#[derive(Debug)]
+pub enum Kind {
+    User(String),
+    Answer(String),
+    Reasoning(String),
+    Tool(Tool),
+    Notice(String),
+    /// Text that the program has to show: help, lists.
+    Page(String),
+}
+
+#[derive(Debug)]
+pub struct Tool {
+    pub id: String,
+    /// The call of the sub-agent that made it, if one did.
+    pub task: Option<String>,
+    pub name: String,
+    pub what: String,
+    /// `None` while it runs.
+    pub status: Option<ToolStatus>,
+    pub output: String,
+    pub open: bool,
+}
+
+impl Entry {
+    fn new(kind: Kind) -> Entry {
+        Entry { kind, drawn: RefCell::default() }
+    }
+
+    fn changed(&mut self) -> &mut Kind {
+        self.drawn.take();
+        &mut self.kind
+    }
+}
+
+/// The whole state of the screen.
+#[derive(Debug, Default)]
+pub struct State {
+    pub facts: Facts,
+    pub entries: Vec<Entry>,
+    pub input: Input,
+    /// Prompts that wait for the run to end.
+    pub queue: VecDeque<String>,
+    /// Questions that wait for an answer, the first one shown.
+    pub questions: VecDeque<Approval>,
+    /// How long the run has been going, if one is.
+    pub running: Option<Duration>,
+    /// Lines between the end of the conversation and the lower edge of the screen.
+    pub scroll: Cell<usize>,
+    pub hide_reasoning: bool,
+    /// The reason of a denial is being typed.
+    pub denying: bool,
+    /// A key that is meant twice was pressed once.
+    pub armed_quit: bool,
+}
+
+impl State {
+    fn push(&mut self, kind: Kind) {
+        self.entries.push(Entry::new(kind));
+    }
+
+    pub fn notice(&mut self, words: &str) {
+        self.push(Kind::Notice(text::clean(words)));
+    }
+
+    pub fn page(&mut self, words: &str) {
+        self.push(Kind::Page(text::clean(words)));
+    }
+
+    pub fn said(&mut self, words: &str) {
+        self.push(Kind::User(text::clean(words)));
+        self.scroll.set(0);
+    }
+
+    pub fn clear(&mut self) {
+        self.entries.clear();
+        self.scroll.set(0);
+    }
+
+    /// The last thing the user said.
+    pub fn last_prompt(&self) -> Option<&str> {
+        self.entries.iter().rev().find_map(|entry| match &entry.kind {
+            Kind::User(words) => Some(words.as_str()),
+            _ => None,
+        })
+    }
+
+    pub fn last_answer(&self) -> Option<&str> {
+        self.entries.iter().rev().find_map(|entry| match &entry.kind {
+            Kind::Answer(words) => Some(words.as_str()),
+            _ => None,
+        })
+    }
+
+    /// Opens or closes the last tool call that has an output.
+    pub fn toggle_last_tool(&mut self) {
+        let with_output =
+            |entry: &&mut Entry| matches!(&entry.kind, Kind::Tool(tool) if !tool.output.is_empty());
+        if let Some(entry) = self.entries.iter_mut().rev().find(with_output)
+            && let Kind::Tool(tool) = entry.changed()
+        {
+            tool.open = !tool.open;
+        }
+    }
+
+    pub fn toggle_reasoning(&mut self) {
+        self.hide_reasoning = !self.hide_reasoning;
+        for entry in &mut self.entries {
+            entry.changed();
+        }
+    }
+
+    /// Takes what happens in a run.
+    pub fn on(&mut self, event: AgentEvent) {
+        self.on_of(event, None);
+    }
+
+    fn on_of(&mut self, event: AgentEvent, task: Option<&str>) {
+        match event {
+            // What sub-agents say on the way nobody reads; what they do is shown.
+            AgentEvent::Text { .. } | AgentEvent::Reasoning { .. } if task.is_some() => {}
+            AgentEvent::Text { text: words } => self.grow(&words, false),
+            AgentEvent::Reasoning { text: words } => self.grow(&words, true),
+            AgentEvent::ToolCall { id, name, arguments } => {
+                let key = ["command", "path", "pattern", "prompt", "id"];
+                let what = key.iter().find_map(|key| arguments.get(key));
+                let what = match what {
+                    Some(serde_json::Value::String(what)) => what.clone(),
+                    Some(other) => other.to_string(),
+                    None => String::new(),
+                };
+                self.push(Kind::Tool(Tool {
+                    id,
+                    task: task.map(str::to_owned),
+                    name: text::line(&name, 40),
+                    what: text::line(&what, 400),
+                    status: None,
+                    output: String::new(),
+                    open: false,
+                }));
+            }
+            AgentEvent::ToolResult { id, status, output, .. } => {
+                let same = |entry: &&mut Entry| match &entry.kind {
+                    Kind::Tool(tool) => {
+                        tool.id == id && tool.task.as_deref() == task && tool.status.is_none()
+                    }
+                    _ => false,
+                };
+                if let Some(entry) = self.entries.iter_mut().rev().find(same)
+                    && let Kind::Tool(tool) = entry.changed()
+                {
+                    tool.status = Some(status);
+                    tool.output = text::clean(&output);
+                }
+            }
+            AgentEvent::Notice { text: words } => self.notice(&words),
+            AgentEvent::Task { id, event } => self.on_of(*event, Some(&id)),
+        }
+    }
+
+    /// Adds to the answer, or to the thinking, that is being written.
+    fn grow(&mut self, words: &str, reasoning: bool) {
+        let words = text::clean(words);
+        match self.entries.last_mut().map(|entry| (&entry.kind, reasoning)) {
+            Some((Kind::Answer(_), false) | (Kind::Reasoning(_), true)) => {
+                if let Some(Kind::Answer(text) | Kind::Reasoning(text)) =
+                    self.entries.last_mut().map(Entry::changed)
+                {
+                    text.push_str(&words);
+                }
+            }
+            _ if reasoning => self.push(Kind::Reasoning(words)),
+            _ => self.push(Kind::Answer(words)),
+        }
+    }
+
+    /// A run has ended: what still runs on the screen has ended too.
+    pub fn run_ended(&mut self) {
+        self.running = None;
+        self.questions.clear();
+        self.denying = false;
+        for entry in &mut self.entries {
+            if let Kind::Tool(tool) = &entry.kind
+                && tool.status.is_none()
+                && let Kind::Tool(tool) = entry.changed()
+            {
+                tool.status = Some(ToolStatus::Error);
+            }
+        }
+    }
+
+    /// Scrolls up, or down if it is negative.
+    pub fn scroll_by(&self, lines: isize) {
+        self.scroll.set(self.scroll.get().saturating_add_signed(lines));
+    }
+
+    /// What a finished line means; commands with an error are answered here.
+    pub(super) fn submit(&mut self) -> Option<Intent> {
+        let line = self.input.text().trim().to_owned();
+        if line.is_empty() {
+            return None;
+        }
+        if line.starts_with('/') && !line.contains('\n') {
+            return match commands::parse(&line) {
+                Err(error) => {
+                    self.notice(&error);
+                    None
+                }
+                Ok((row, _)) if self.running.is_some() && !row.any_time => {
+                    self.notice("not while the agent runs: Ctrl-C ends the run");
+                    None
+                }
+                Ok((row, arguments)) => {
+                    self.input.take();
+                    match row.command {
+                        Command::Help => self.page(&commands::help()),
+                        Command::Reasoning => self.toggle_reasoning(),
+                        Command::Queue => self.on_queue(&arguments),
+                        Command::Retry => self.retry(),
+                        Command::Diff => self.show_changes(),
+                        Command::Quit => return Some(Intent::Quit),
+                        command => return Some(Intent::Command(command, arguments)),
+                    }
+                    None
+                }
+            };
+        }
+        let whole = self.input.take();
+        if self.running.is_some() {
+            if whole.starts_with('!') {
+                self.notice("not while the agent runs: Ctrl-C ends the run");
+                self.input.set(whole);
+                return None;
+            }
+            self.queue.push_back(whole);
+            return None;
+        }
+        match whole.trim().strip_prefix('!') {
+            Some(command) => Some(Intent::Shell(command.trim().to_owned())),
+            None => Some(Intent::Prompt(whole)),
+        }
+    }
+
+    fn on_queue(&mut self, arguments: &str) {
+        match arguments {
+            "clear" => self.queue.clear(),
+            "pop" => match self.queue.pop_back() {
+                Some(last) => self.input.set(last),
+                None => self.notice("the queue is empty"),
+            },
+            _ if self.queue.is_empty() => self.notice("the queue is empty"),
+            _ => {
+                let lines: Vec<String> = self.queue.iter().map(|it| format!("• {it}")).collect();
+                self.page(&lines.join("\n"));
+            }
+        }
+    }
+
+    /// What edits did, as far as it is on the screen.
+    fn show_changes(&mut self) {
+        let changes = self.entries.iter().filter_map(|entry| match &entry.kind {
+            Kind::Tool(tool) if tool.output.starts_with("--- a/") => Some(tool.output.as_str()),
+            Kind::Tool(tool) if tool.name == "write" && tool.status == Some(ToolStatus::Ok) => {
+                Some(tool.output.as_str())
+            }
+            _ => None,
+        });
+        let changes: Vec<&str> = changes.collect();
+        match changes.is_empty() {
+            true => self.notice("no tool has changed a file"),
+            false => self.page(&changes.join("\n")),
+        }
+    }
+
+    fn retry(&mut self) {
+        match self.last_prompt().map(str::to_owned) {
+            Some(prompt) => self.input.set(prompt),
+            None => self.notice("nothing was said yet"),
+        }
+    }
+}
