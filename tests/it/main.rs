@@ -24,6 +24,7 @@ mod sessions;
 mod settings;
 #[allow(dead_code, reason = "one tool box for all modules")]
 mod support;
+mod terminal;
 mod workers;
 
 use std::fs;

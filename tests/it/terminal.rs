@@ -1,0 +1,329 @@
+//! The terminal UI in a real terminal: a pseudo terminal with an emulator behind it that shows what a
+//! person would see.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::num::NonZero;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use nix::pty::{Winsize, openpty};
+use nix::sys::signal::{Signal, kill};
+use nix::sys::termios::{LocalFlags, tcgetattr};
+use nix::unistd::Pid;
+use serde_json::json;
+
+use crate::support::model_server::{ModelServer, Reply};
+use crate::support::{Account, KEY, World, accounts};
+
+const LIMIT: Duration = Duration::from_secs(20);
+
+fn cells(number: u16) -> NonZero<u16> {
+    NonZero::new(number).unwrap()
+}
+
+struct Terminal {
+    child: Child,
+    master: File,
+    slave: OwnedFd,
+    screen: Arc<Mutex<vt100::Parser>>,
+    /// All bytes that the program has written.
+    raw: Arc<Mutex<Vec<u8>>>,
+}
+
+impl Terminal {
+    fn start(world: &World, server: Option<&ModelServer>, args: &[&str]) -> Terminal {
+        let size = Winsize { ws_row: 30, ws_col: 100, ws_xpixel: 0, ws_ypixel: 0 };
+        let pty = openpty(Some(&size), None).unwrap();
+        let mut command: Command = world.account().command(&world.program());
+        if let Some(server) = server {
+            command.args([
+                "--provider",
+                "openai",
+                "--base-url",
+                &server.base_url(),
+                "--model",
+                "test-model",
+            ]);
+        }
+        let stream = || Stdio::from(pty.slave.try_clone().unwrap());
+        let slave = pty.slave.try_clone().unwrap();
+        command
+            .args(args)
+            .current_dir(world.workspace())
+            .env("HOME", world.home())
+            .env("TERM", "xterm-256color")
+            .env("LANG", "C.UTF-8")
+            .env("OPENAI_API_KEY", KEY)
+            .stdin(stream())
+            .stdout(stream())
+            .stderr(stream());
+        // The terminal is the program's own, as for a person.
+        let setsid = ["setsid", "--ctty", "--wait"];
+        let mut session = Command::new("/usr/bin/setsid");
+        session.args(&setsid[1..]).arg(command.get_program()).args(command.get_args());
+        session.env_clear().current_dir(world.workspace());
+        for (name, value) in command.get_envs() {
+            if let Some(value) = value {
+                session.env(name, value);
+            }
+        }
+        session.stdin(stream()).stdout(stream()).stderr(stream()).process_group(0);
+        let child = session.spawn().unwrap();
+        drop(pty.slave);
+        let master = File::from(pty.master);
+        let screen = Arc::new(Mutex::new(vt100::Parser::new(cells(30), cells(100), 0)));
+        let raw = Arc::new(Mutex::new(Vec::new()));
+        let (mut reader, shown, kept) = (master.try_clone().unwrap(), screen.clone(), raw.clone());
+        std::thread::spawn(move || {
+            let mut buffer = [0; 4096];
+            while let Ok(length @ 1..) = reader.read(&mut buffer) {
+                shown.lock().unwrap().process(&buffer[..length]);
+                kept.lock().unwrap().extend_from_slice(&buffer[..length]);
+            }
+        });
+        Terminal { child, master, slave, screen, raw }
+    }
+
+    fn text(&self) -> String {
+        self.screen.lock().unwrap().screen().contents()
+    }
+
+    fn send(&mut self, keys: &str) {
+        self.master.write_all(keys.as_bytes()).unwrap();
+    }
+
+    #[track_caller]
+    fn wait_for(&self, words: &str) -> String {
+        self.wait(&format!("{words:?}"), |text| text.contains(words))
+    }
+
+    #[track_caller]
+    fn wait(&self, what: &str, holds: impl Fn(&str) -> bool) -> String {
+        let end = Instant::now() + LIMIT;
+        loop {
+            let text = self.text();
+            if holds(&text) {
+                return text;
+            }
+            assert!(Instant::now() < end, "no {what} on the screen:\n{text}");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    fn resize(&self, rows: u16, columns: u16) {
+        zerostack_sandbox::set_terminal_size(self.master.as_fd(), rows, columns).unwrap();
+        self.screen.lock().unwrap().screen_mut().set_size(cells(rows), cells(columns));
+    }
+
+    /// Waits for the end, and checks that the terminal is as it was.
+    #[track_caller]
+    fn ended(mut self) -> (i32, String) {
+        let end = Instant::now() + LIMIT;
+        let status = loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                break status;
+            }
+            assert!(Instant::now() < end, "it does not end:\n{}", self.text());
+            std::thread::sleep(Duration::from_millis(10));
+        };
+        std::thread::sleep(Duration::from_millis(50));
+        let modes = tcgetattr(&self.slave).unwrap();
+        assert!(modes.local_flags.contains(LocalFlags::ECHO | LocalFlags::ICANON), "still raw");
+        let screen = self.screen.lock().unwrap();
+        assert!(!screen.screen().alternate_screen() && !screen.screen().hide_cursor());
+        assert!(!screen.screen().bracketed_paste());
+        (status.code().unwrap_or(-1), screen.screen().contents())
+    }
+
+    /// The program itself, below `setsid`.
+    fn program(&self) -> Pid {
+        let children = format!("/proc/{0}/task/{0}/children", self.child.id());
+        let text = std::fs::read_to_string(children).unwrap();
+        Pid::from_raw(text.split_whitespace().next().unwrap_or("0").parse().unwrap())
+    }
+}
+
+#[test]
+fn a_prompt_is_typed_answered_and_the_terminal_given_back() {
+    for account in accounts() {
+        let world = World::new(account);
+        world.write("a.txt", "one\n");
+        let edits = json!([{"old": "one", "new": "two"}]);
+        let server = ModelServer::start(vec![
+            Reply::call("e", "edit", json!({"path": "a.txt", "edits": edits})),
+            Reply::text("# Done\n\nIt is **two** now."),
+        ]);
+        let mut terminal = Terminal::start(&world, Some(&server), &[]);
+        let first = terminal.wait_for("Say what you want");
+        assert!(first.contains("standard · native sandbox · no network"), "{first}");
+        terminal.send("Change one to two\r");
+        let text = terminal.wait_for("It is two now.");
+        for line in ["▌ Change one to two", "● edit a.txt", "│ -one", "│ +two", "Done"] {
+            assert!(text.contains(line), "{line}\n{text}");
+        }
+        assert_eq!(world.read("a.txt"), "two\n");
+        terminal.send("\x04");
+        assert_eq!(terminal.ended().0, 0);
+        server.finish();
+    }
+}
+
+#[test]
+fn a_question_is_asked_in_full_and_typed_ahead_keys_do_not_answer_it() {
+    let world = World::new(Account::Current);
+    let command = "echo made > made.txt";
+    let server = ModelServer::start(vec![
+        Reply::call("b1", "bash", json!({"command": command})),
+        Reply::call("b2", "bash", json!({"command": "touch other"})),
+        Reply::text("Finished."),
+    ]);
+    let mut terminal = Terminal::start(&world, Some(&server), &[]);
+    terminal.wait_for("Say what you want");
+    // Enter and other keys come before the question: they are not its answer.
+    terminal.send("go\r\r\r");
+    let text = terminal.wait_for("Run this command?");
+    for words in
+        [command, "asked by:", "refused even then:", "yes, this once", "no, and tell it why"]
+    {
+        assert!(text.contains(words), "{words}\n{text}");
+    }
+    assert!(!world.has("made.txt"));
+    terminal.send("y");
+    terminal.wait_for("touch other");
+    terminal.wait_for("Run this command?");
+    terminal.send("tnot that\r");
+    let text = terminal.wait_for("Finished.");
+    assert!(text.contains("⊘ bash touch other") && text.contains("not that"), "{text}");
+    assert_eq!(world.read("made.txt"), "made\n");
+    assert!(!world.has("other"));
+    terminal.send("\x03");
+    terminal.wait_for("again to leave");
+    terminal.send("\x03");
+    terminal.ended();
+    let requests = server.finish();
+    assert!(requests[2].result("b2").contains("The user says no: not that"));
+}
+
+#[test]
+fn a_run_is_interrupted_and_what_was_queued_is_sent_or_cleared() {
+    let world = World::new(Account::Current);
+    let server = ModelServer::start(vec![
+        Reply::text(&"word ".repeat(300)).hang_after(3000),
+        Reply::text("Second answer."),
+        Reply::text(&"word ".repeat(300)).hang_after(3000),
+        Reply::text("Last answer."),
+    ]);
+    let mut terminal = Terminal::start(&world, Some(&server), &["first"]);
+    terminal.wait_for("word word");
+    terminal.send("second\r");
+    terminal.wait_for("1 queued");
+    terminal.send("\x1b");
+    terminal.wait_for("Second answer.");
+    terminal.send("third\r");
+    server.wait_for_requests(3);
+    terminal.send("fourth\r");
+    terminal.wait_for("1 queued");
+    terminal.send("\x03");
+    terminal
+        .wait("end of the run", |text| text.contains("interrupted") && !text.contains("working"));
+    assert!(!terminal.text().contains("queued"));
+    terminal.send("fifth\r");
+    terminal.wait_for("Last answer.");
+    terminal.send("/quit\r");
+    terminal.ended();
+    let said: Vec<String> =
+        server.finish().iter().map(|it| it.said_by("user").pop().unwrap()).collect();
+    assert_eq!(said, ["first", "second", "third", "fifth"]);
+}
+
+#[test]
+fn nothing_hostile_reaches_the_terminal() {
+    let world = World::new(Account::Current);
+    let evil = "\u{1b}]52;c;ZXZpbA==\u{7}\u{1b}[2J\u{9b}31m\u{202e}gnp.exe\u{200b}\u{1b}]8;;http://evil\u{7}";
+    world.write("evil.txt", evil);
+    let server = ModelServer::start(vec![
+        Reply::text(evil).with_calls(&[
+            ("r", "read", json!({"path": "evil.txt"})),
+            ("b", "bash", json!({"command": format!("touch {evil}")})),
+        ]),
+        Reply::text("```\nunfinished [link](http://evil) \u{1b}[8m"),
+    ]);
+    let mut terminal = Terminal::start(&world, Some(&server), &["go"]);
+    terminal.wait_for("Run this command?");
+    terminal.send("n");
+    terminal.wait_for("unfinished");
+    terminal.send("\x0f");
+    std::thread::sleep(Duration::from_millis(200));
+    let raw = String::from_utf8_lossy(&terminal.raw.lock().unwrap()).into_owned();
+    for bad in ["\u{1b}]52", "\u{1b}]8;", "\u{9b}", "\u{202e}", "\u{200b}", "\u{1b}[8m"] {
+        assert!(!raw.contains(bad), "{bad:?}");
+    }
+    assert!(terminal.text().contains("\\u{1b}"), "{}", terminal.text());
+    terminal.send("\x04");
+    terminal.ended();
+    server.finish();
+}
+
+#[test]
+fn it_is_resized_and_ended_from_outside_and_comes_back() {
+    let world = World::new(Account::Current);
+    let server = ModelServer::start(vec![Reply::text("A long answer. ".repeat(40).trim())]);
+    let mut terminal = Terminal::start(&world, Some(&server), &["hello"]);
+    terminal.wait_for("A long answer.");
+    for (rows, columns) in [(10, 40), (5, 12), (50, 180), (30, 100)] {
+        terminal.resize(rows, columns);
+        std::thread::sleep(Duration::from_millis(80));
+    }
+    terminal.wait_for("A long answer. A long answer.");
+    terminal.send("/mode readonly\r");
+    terminal.wait_for("readonly · native sandbox");
+    terminal.send("/mode nonsense\r");
+    terminal.wait_for("there is no mode");
+    terminal.send("/provider nowhere\r");
+    terminal.wait_for("there is no provider");
+    terminal.wait_for("readonly · native sandbox");
+    kill(terminal.program(), Signal::SIGTERM).unwrap();
+    terminal.ended();
+    server.finish();
+    let server = ModelServer::start(vec![Reply::text("Again.")]);
+    let mut terminal = Terminal::start(&world, Some(&server), &["-c"]);
+    let text = terminal.wait_for("A long answer.");
+    assert!(text.contains("▌ hello"), "{text}");
+    terminal.send("more\r");
+    terminal.wait_for("Again.");
+    terminal.send("\x04");
+    terminal.ended();
+    assert_eq!(server.finish()[0].said_by("user"), ["hello", "more"]);
+}
+
+#[test]
+fn at_rest_nothing_wakes_up() {
+    let world = World::new(Account::Current);
+    let mut terminal = Terminal::start(&world, None, &["--provider", "demo", "Explain this"]);
+    terminal.wait_for("To work with a real model");
+    terminal.wait("rest", |text| !text.contains("working"));
+    let program = terminal.program();
+    let switches = || {
+        let status = std::fs::read_to_string(format!("/proc/{program}/status")).unwrap();
+        let lines = status.lines().filter(|line| line.contains("ctxt_switches"));
+        lines
+            .map(|line| line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap())
+            .sum::<u64>()
+    };
+    std::thread::sleep(Duration::from_millis(500));
+    let before = switches();
+    std::thread::sleep(Duration::from_secs(3));
+    assert_eq!(switches(), before);
+    terminal.send("\x04");
+    terminal.ended();
+}
+
+#[test]
+fn without_a_terminal_it_says_what_to_do() {
+    let world = World::new(Account::Current);
+    world.zerostack(&["--provider", "demo"]).run().exits(2).says("zerostack -p");
+}
