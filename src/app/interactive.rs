@@ -17,13 +17,13 @@ use zerostack_sandbox::Launcher;
 
 use super::prepare::{Plan, Prepared, RUNG, Saved};
 use super::resume::{self, Resumed};
-use super::{sessions, start};
+use super::{history, pick, sessions, start};
 use crate::agent::{AgentEvent, Outcome, ToolStatus, Verdict};
 use crate::cli::{ModeFlags, RunFlags};
-use crate::model::{Message, Thinking};
-use crate::policy::Mode;
+use crate::model::{Message, Thinking, ToolCall};
+use crate::policy::{Decision, Mode};
 use crate::report::Report;
-use crate::supervisor::{Cells, Question, RunResult, Session};
+use crate::supervisor::{Cells, Grant, Question, RunResult, Session};
 use crate::ui::term::{self, Screen};
 use crate::ui::{Command, Facts, Intent, State, Theme, draw, text};
 
@@ -42,7 +42,13 @@ pub fn run(launcher: Launcher, flags: RunFlags) -> Result<u8, Report> {
     ended.map(|()| 0)
 }
 
-async fn interactive(launcher: Launcher, flags: RunFlags) -> Result<(), Report> {
+async fn interactive(launcher: Launcher, mut flags: RunFlags) -> Result<(), Report> {
+    if std::mem::take(&mut flags.resume) {
+        match pick::session(&start::host_of(&flags)?, flags.no_color).await? {
+            Some(id) => flags.session = Some(id),
+            None => return Ok(()),
+        }
+    }
     let (mut host, resumed) = resume::place(&flags)?;
     let cells = Cells::new(launcher);
     let project =
@@ -65,6 +71,7 @@ async fn interactive(launcher: Launcher, flags: RunFlags) -> Result<(), Report> 
         drawn: Instant::now(),
     };
     replay(&mut ui.state, &before);
+    ui.state.input.remember(history::load(session.inner.broker.host()));
     notices.iter().for_each(|notice| ui.state.notice(notice));
     for file in &session.context {
         let trust = if file.trusted { "trusted" } else { "not trusted" };
@@ -159,7 +166,12 @@ impl Ui {
                     let result = session.inner.shell(&command).await;
                     self.state.page(&result.text);
                 }
+                Intent::Complete(part) => {
+                    let found = files(&session.inner, &part).await;
+                    self.state.complete_file(&found);
+                }
                 Intent::Prompt(prompt) => {
+                    history::add(session.inner.broker.host(), &prompt);
                     self.state.said(&prompt);
                     let gone = self.run(&mut session.inner, prompt, end.as_mut()).await?;
                     self.know(&session);
@@ -491,6 +503,21 @@ impl Ui {
         self.state.notice(&words);
         session
     }
+}
+
+/// Files of the workspace with this in their path, found by a worker: only what the policy shows.
+async fn files(session: &Session, part: &str) -> Vec<String> {
+    let pattern = format!("**/*{}*", globset::escape(part));
+    let arguments = serde_json::json!({"pattern": pattern}).to_string();
+    let call = ToolCall { id: "complete".into(), name: "find_files".into(), arguments };
+    let broker = &session.broker;
+    let Ok(subject) = broker.look_at(&call) else { return Vec::new() };
+    if !matches!(broker.decide(&call, &subject), Decision::Allow { .. }) {
+        return Vec::new();
+    }
+    let result = broker.execute(&call, &subject, Grant::Unasked, "complete").await.result;
+    let lines = result.text.lines().filter(|line| !line.starts_with('(') && *line != "No files.");
+    if result.status == ToolStatus::Ok { lines.map(str::to_owned).collect() } else { Vec::new() }
 }
 
 fn enforced(session: &Session) -> String {

@@ -11,8 +11,10 @@ macro_rules! say {
 mod doctor;
 mod findings;
 mod headless;
+mod history;
 mod interactive;
 mod model;
+mod pick;
 mod policy;
 mod prepare;
 mod resume;
@@ -21,6 +23,7 @@ mod sessions;
 mod settings;
 mod start;
 
+use std::io::IsTerminal;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -63,7 +66,7 @@ fn dispatch(cli: Cli) -> Result<u8, Report> {
         Some(Command::Sandbox(flags)) => sandbox::run(launcher()?, &flags),
         Some(Command::Doctor { json }) => doctor::run(launcher(), json),
         None if cli.run.print_config => settings::print_config(&cli.run),
-        None if cli.run.resume => {
+        None if cli.run.resume && (cli.run.print || !std::io::stdout().is_terminal()) => {
             let host = start::host(&[])?;
             sessions::list(&host.sessions(), true, false)
         }

@@ -82,7 +82,8 @@ pub fn list(sessions: &Path, here: bool, json: bool) -> Result<u8, Report> {
     Ok(0)
 }
 
-fn row(summary: &Summary) -> String {
+/// A session in one line.
+pub fn row(summary: &Summary) -> String {
     let age = std::time::SystemTime::now()
         .duration_since(std::time::UNIX_EPOCH)
         .map(|now| now.as_secs().saturating_sub(summary.updated))

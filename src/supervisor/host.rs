@@ -111,6 +111,11 @@ impl Host {
         self.own[1].join("sessions")
     }
 
+    /// Where earlier prompts are kept.
+    pub fn history_file(&self) -> PathBuf {
+        self.own[2].join("history.jsonl")
+    }
+
     /// Where it is kept what was trusted.
     pub fn trust_file(&self) -> PathBuf {
         self.own[1].join("trust.json")

@@ -82,12 +82,14 @@ pub const COMMANDS: [Row; 21] = [
 ];
 
 /// The keys, for `/help`.
-pub const KEYS: [(&str, &str); 11] = [
+pub const KEYS: [(&str, &str); 13] = [
     ("Enter", "send; while the agent runs: queue"),
     ("Alt-Enter, Ctrl-J", "a new line"),
     ("Up, Down", "lines, and earlier prompts"),
-    ("Tab", "complete a /command"),
+    ("Tab", "complete a /command, or the path of an @file"),
+    ("Ctrl-R", "look for an earlier prompt"),
     ("PageUp, PageDown, wheel", "scroll"),
+    ("Shift and the mouse", "select text, as the terminal does it"),
     ("Ctrl-O", "open or close the last tool call"),
     ("Esc", "interrupt; close what is open"),
     ("Ctrl-C", "cancel the run and clear the queue; twice on an empty line: leave"),

@@ -16,6 +16,8 @@ pub struct Input {
     recalled: Option<(usize, String)>,
     /// Long pastes: what stands for each in the text.
     pastes: Vec<(String, String)>,
+    /// What is looked for in the history, and which hit is shown.
+    search: Option<(String, usize)>,
 }
 
 impl Input {
@@ -25,6 +27,63 @@ impl Input {
 
     pub fn is_empty(&self) -> bool {
         self.text.is_empty()
+    }
+
+    /// Earlier prompts, the newest last.
+    pub fn remember(&mut self, history: Vec<String>) {
+        self.history = history;
+    }
+
+    /// What is looked for, while it is.
+    pub fn searching(&self) -> Option<&str> {
+        self.search.as_ref().map(|(wanted, _)| wanted.as_str())
+    }
+
+    /// Begins to look for an earlier prompt, or goes on to the one before.
+    pub fn search(&mut self) {
+        match &mut self.search {
+            Some((_, hit)) => *hit += 1,
+            None => self.search = Some((String::new(), 0)),
+        }
+        self.show_hit();
+    }
+
+    /// Changes what is looked for; an empty change takes the last letter away.
+    pub fn search_for(&mut self, more: &str) {
+        if let Some((wanted, hit)) = &mut self.search {
+            match more {
+                "" => drop(wanted.pop()),
+                more => wanted.push_str(more),
+            }
+            *hit = 0;
+        }
+        self.show_hit();
+    }
+
+    /// Ends the search with what it shows.
+    pub fn end_search(&mut self) {
+        self.search = None;
+    }
+
+    fn show_hit(&mut self) {
+        let Some((wanted, hit)) = &self.search else { return };
+        let wanted = wanted.to_lowercase();
+        let fits = |text: &&String| !wanted.is_empty() && text.to_lowercase().contains(&wanted);
+        if let Some(found) = self.history.iter().rev().filter(fits).nth(*hit).cloned() {
+            self.set(found);
+        }
+    }
+
+    /// The word before the cursor.
+    pub fn word(&self) -> &str {
+        self.text[..self.cursor].rsplit(char::is_whitespace).next().unwrap_or_default()
+    }
+
+    /// Puts another word in its place.
+    pub fn replace_word(&mut self, word: &str) {
+        let begin = self.cursor - self.word().len();
+        self.text.replace_range(begin..self.cursor, word);
+        self.cursor = begin + word.len();
     }
 
     /// Replaces everything.
@@ -254,6 +313,22 @@ mod tests {
         input.down();
         input.down();
         assert_eq!(input.text(), "draft");
+    }
+
+    #[test]
+    fn earlier_prompts_are_found_and_words_replaced() {
+        let mut input = Input::default();
+        input.remember(vec!["fix the Parser".into(), "run tests".into(), "parse again".into()]);
+        input.search();
+        input.search_for("pars");
+        assert_eq!((input.text(), input.searching()), ("parse again", Some("pars")));
+        input.search();
+        assert_eq!(input.text(), "fix the Parser");
+        input.end_search();
+        input.set("look at @ma");
+        assert_eq!(input.word(), "@ma");
+        input.replace_word("@src/main.rs ");
+        assert_eq!(input.text(), "look at @src/main.rs ");
     }
 
     #[test]

@@ -17,7 +17,20 @@ impl State {
         if !self.questions.is_empty() && !self.denying {
             return self.answer(key);
         }
+        if self.input.searching().is_some() {
+            match (key.code, control) {
+                (KeyCode::Char('r'), true) => self.input.search(),
+                (KeyCode::Char(letter), false) => {
+                    self.input.search_for(letter.encode_utf8(&mut [0; 4]));
+                }
+                (KeyCode::Backspace, _) => self.input.search_for(""),
+                // Whatever else: what was found can be edited, or sent.
+                _ => self.input.end_search(),
+            }
+            return None;
+        }
         match (key.code, control) {
+            (KeyCode::Char('r'), true) => self.input.search(),
             (KeyCode::Enter, false) if key.modifiers.contains(KeyModifiers::ALT) => {
                 self.input.insert("\n");
             }
@@ -31,7 +44,7 @@ impl State {
             (KeyCode::Char('o'), true) => self.toggle_last_tool(),
             (KeyCode::PageUp, _) => self.scroll_by(10),
             (KeyCode::PageDown, _) => self.scroll_by(-10),
-            (KeyCode::Tab, _) => self.complete(),
+            (KeyCode::Tab, _) => return self.complete(),
             _ => self.edit(key, control),
         }
         None
@@ -75,11 +88,14 @@ impl State {
         None
     }
 
-    /// Completes a command as far as it is clear.
-    fn complete(&mut self) {
+    /// Completes a command, or `@` and a part of a path.
+    fn complete(&mut self) -> Option<Intent> {
+        if let Some(part) = self.input.word().strip_prefix('@') {
+            return Some(Intent::Complete(part.to_owned()));
+        }
         let text = self.input.text().to_owned();
         if !text.starts_with('/') || text.contains(' ') {
-            return;
+            return None;
         }
         let found = commands::matching(&text);
         if let [one] = found[..] {
@@ -88,6 +104,7 @@ impl State {
             let names: Vec<String> = found.iter().map(|row| format!("/{}", row.name)).collect();
             self.notice(&names.join("  "));
         }
+        None
     }
 
     /// A key while a question is open. Enter means nothing here: it may have been typed for the input.

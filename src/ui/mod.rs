@@ -16,4 +16,4 @@ mod wrap;
 pub use commands::{COMMANDS, Command};
 pub use state::{Facts, Intent, State};
 pub use theme::Theme;
-pub use view::draw;
+pub use view::{draw, draw_list};

@@ -18,6 +18,8 @@ pub enum Intent {
     /// A command of the user's own.
     Shell(String),
     Command(Command, String),
+    /// Files whose path has this in it are wanted.
+    Complete(String),
     /// End the run and everything it has started.
     Cancel,
     Answer(Verdict),
@@ -240,6 +242,18 @@ impl State {
     /// Scrolls up, or down if it is negative.
     pub fn scroll_by(&self, lines: isize) {
         self.scroll.set(self.scroll.get().saturating_add_signed(lines));
+    }
+
+    /// Files that a beginning can become: one takes its place, several are shown.
+    pub fn complete_file(&mut self, found: &[String]) {
+        match found {
+            [] => self.notice("there is no such file"),
+            [one] => self.input.replace_word(&format!("@{} ", text::line(one, 1000))),
+            several => {
+                let names: Vec<&str> = several.iter().take(12).map(String::as_str).collect();
+                self.notice(&names.join("  "));
+            }
+        }
     }
 
     /// What a finished line means; commands with an error are answered here.

@@ -43,6 +43,29 @@ pub fn draw(frame: &mut Frame, state: &State, theme: &Theme) {
     frame.render_widget(status_line(state, area.width, theme), status);
 }
 
+/// Draws a list to choose from; the chosen row is always in sight.
+pub fn draw_list(
+    frame: &mut Frame,
+    title: &str,
+    rows: &[String],
+    chosen: usize,
+    hint: &str,
+    theme: &Theme,
+) {
+    let area = frame.area();
+    let room = usize::from(area.height.saturating_sub(4)).max(1);
+    let first = (chosen + 1).saturating_sub(room);
+    let mut lines = vec![Line::styled(text::clean(title), theme.accent), Line::default()];
+    for (at, row) in rows.iter().enumerate().skip(first).take(room) {
+        let (mark, style) = if at == chosen { ("▌ ", theme.user) } else { ("  ", theme.text) };
+        let row = text::line(row, usize::from(area.width.saturating_sub(3)));
+        lines.push(Line::from(vec![Span::styled(mark, theme.user), Span::styled(row, style)]));
+    }
+    lines.push(Line::default());
+    lines.push(Line::styled(hint.to_owned(), theme.dim));
+    frame.render_widget(Paragraph::new(lines), area);
+}
+
 fn draw_conversation(frame: &mut Frame, state: &State, area: Rect, theme: &Theme) {
     if state.entries.is_empty() {
         frame.render_widget(Paragraph::new(welcome(state, theme)), area);
@@ -260,6 +283,9 @@ fn draw_input(
     }
     if state.armed_quit {
         title.push(Span::styled(" Ctrl-C again to leave ", theme.warn));
+    }
+    if let Some(wanted) = state.input.searching() {
+        title.push(Span::styled(format!(" looking for: {} ", text::clean(wanted)), theme.accent));
     }
     if state.scroll.get() > 0 {
         title.push(Span::styled(" scrolled up (Esc: to the end) ", theme.dim));

@@ -327,3 +327,83 @@ fn without_a_terminal_it_says_what_to_do() {
     let world = World::new(Account::Current);
     world.zerostack(&["--provider", "demo"]).run().exits(2).says("zerostack -p");
 }
+
+#[test]
+fn earlier_prompts_files_and_sessions_are_found() {
+    let world = World::new(Account::Current);
+    world.write("src/engine.rs", "fn start() {}\n");
+    let server = ModelServer::start(vec![
+        Reply::text("One."),
+        Reply::text("Two."),
+        Reply::text("Three."),
+        Reply::text("Four."),
+    ])
+    .allowing_summaries();
+    let mut terminal = Terminal::start(&world, Some(&server), &["--name", "Engines"]);
+    terminal.wait_for("Say what you want");
+    terminal.send("look at @engi\t");
+    terminal.wait_for("> look at @src/engine.rs");
+    terminal.send("now\r");
+    terminal.wait_for("One.");
+    terminal.send("\x04");
+    terminal.ended();
+    // Another session knows the prompt of the first.
+    let mut terminal = Terminal::start(&world, Some(&server), &[]);
+    terminal.wait_for("Say what you want");
+    terminal.send("\x12engine");
+    terminal.wait_for("looking for: engine");
+    terminal.wait_for("> look at @src/engine.rs now");
+    terminal.send("\r\r");
+    terminal.wait_for("Two.");
+    terminal.send("\x04");
+    terminal.ended();
+    let mut terminal = Terminal::start(&world, Some(&server), &["-r"]);
+    terminal.wait_for("Go on with which session?");
+    terminal.send("Engines\r");
+    terminal.wait_for("One.");
+    terminal.send("and\r");
+    terminal.wait_for("Three.");
+    terminal.send("/new\r");
+    terminal.wait_for("Say what you want");
+    terminal.send("fresh\r");
+    terminal.wait_for("Four.");
+    terminal.send("\x04");
+    terminal.ended();
+    let requests = server.finish_loosely();
+    assert_eq!(requests[2].said_by("user").len(), 2);
+    assert_eq!(requests[3].said_by("user"), ["fresh"]);
+}
+
+#[test]
+fn undo_and_a_rule_of_the_session_work_from_the_screen() {
+    let world = World::new(Account::Current);
+    world.write("a.txt", "one\n");
+    let edits = json!([{"old": "one", "new": "two"}]);
+    let touch = |id: &str| Reply::call(id, "bash", json!({"command": "touch made.txt"}));
+    let server = ModelServer::start(vec![
+        Reply::call("e", "edit", json!({"path": "a.txt", "edits": edits})),
+        touch("b1"),
+        touch("b2"),
+        Reply::text("Finished."),
+        Reply::text("Fresh start."),
+    ])
+    .allowing_summaries();
+    let mut terminal = Terminal::start(&world, Some(&server), &["go"]);
+    terminal.wait_for("Run this command?");
+    terminal.send("s");
+    terminal.wait_for("Finished.");
+    terminal.send("/permissions\r");
+    terminal.wait_for("• bash(touch made.txt)");
+    terminal.send("/permissions withdraw bash(touch made.txt)\r");
+    terminal.wait_for("withdrawn");
+    terminal.send("/diff\r");
+    terminal.wait("the diff", |text| text.matches("-one").count() >= 1);
+    terminal.send("/undo\r");
+    terminal.wait_for("took back the last prompt");
+    assert_eq!(world.read("a.txt"), "one\n");
+    terminal.send("again\r");
+    terminal.wait_for("Fresh start.");
+    terminal.send("\x04");
+    terminal.ended();
+    assert_eq!(server.finish().last().unwrap().said_by("user"), ["again"]);
+}
