@@ -4,19 +4,15 @@ use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
+use crate::workers::Bench;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use zerostack::agent::{Outcome, Settings, ToolStatus};
 use zerostack::model::tape::Tape;
 use zerostack::model::{Ability, Thinking, ToolSchema};
-use zerostack::policy::{Groups, Judge, Mode, Policy};
+use zerostack::policy::Mode;
 use zerostack::session::State;
-use zerostack::supervisor::{
-    Approval, Backend, Broker, Cells, Host, Options, Record, RunResult, Session, Verdict, scan,
-};
-use zerostack_sandbox::Launcher;
-
-use crate::support::binary;
+use zerostack::supervisor::{Approval, Backend, Record, RunResult, Session, Verdict};
 
 struct Front {
     root: tempfile::TempDir,
@@ -47,23 +43,10 @@ fn tape(calls: &[(&str, Value)]) -> Tape {
 
 impl Front {
     fn new(mode: Mode, calls: &[(&str, Value)]) -> Front {
-        let root = tempfile::Builder::new().prefix("zs-").tempdir_in("/var/tmp").unwrap();
-        let home = root.path().join("home");
-        let workspace = home.join("project");
-        std::fs::create_dir_all(workspace.join("docs")).unwrap();
-        std::fs::write(workspace.join("docs/a.txt"), "one\n").unwrap();
-        let launcher = Launcher::start(&binary()).unwrap();
-        let groups = Groups::load().unwrap();
-        let policy = Policy::load(mode, &groups).unwrap();
-        let environment = [("HOME", home.as_os_str()), ("PATH", "/usr/bin:/bin".as_ref())];
-        let environment = environment.map(|(name, value)| (name.into(), value.to_owned()));
-        let mut host = Host::at(&workspace, environment.into_iter(), &[]).unwrap();
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let cells = Cells::new(launcher);
-        runtime.block_on(scan(&cells, &policy, &groups, Vec::new(), &mut host, &[])).unwrap();
-        let judge = Judge::new(policy, groups, Vec::new());
-        let broker =
-            runtime.block_on(Broker::start(cells, judge, host, Options::default())).unwrap();
+        let Bench { root, broker, runtime } = Bench::new(mode, |workspace| {
+            std::fs::create_dir(workspace.join("docs")).unwrap();
+            std::fs::write(workspace.join("docs/a.txt"), "one\n").unwrap();
+        });
         let tool = |name: &str| ToolSchema {
             name: name.into(),
             description: String::new(),

@@ -14,14 +14,14 @@ use zerostack_sandbox::Launcher;
 use crate::support::{Account, World, accounts, binary};
 
 /// A workspace below a home, and a broker that works in it.
-struct Bench {
-    root: tempfile::TempDir,
-    broker: Broker,
-    runtime: tokio::runtime::Runtime,
+pub struct Bench {
+    pub root: tempfile::TempDir,
+    pub broker: Broker,
+    pub runtime: tokio::runtime::Runtime,
 }
 
 impl Bench {
-    fn new(mode: Mode, prepare: impl FnOnce(&Path)) -> Bench {
+    pub fn new(mode: Mode, prepare: impl FnOnce(&Path)) -> Bench {
         let root = tempfile::Builder::new().prefix("zs-").tempdir_in("/var/tmp").unwrap();
         let home = root.path().join("home");
         let workspace = home.join("project");
@@ -59,7 +59,7 @@ impl Bench {
         assert_eq!(status, ToolStatus::Ok, "{text}");
     }
 
-    fn workspace(&self) -> std::path::PathBuf {
+    pub fn workspace(&self) -> std::path::PathBuf {
         self.root.path().join("home/project")
     }
 }
