@@ -65,7 +65,7 @@ fn dispatch(cli: Cli) -> Result<u8, Report> {
         Some(Command::Trust { remove }) => settings::trust(launcher()?, remove),
         Some(Command::Sandbox(flags)) => sandbox::run(launcher()?, &flags),
         Some(Command::Doctor { json }) => doctor::run(launcher(), json),
-        None if cli.run.print_config => settings::print_config(&cli.run),
+        None if cli.run.print_config => settings::print_config(launcher()?, &cli.run),
         None if cli.run.resume && (cli.run.print || !std::io::stdout().is_terminal()) => {
             let host = start::host(&[])?;
             sessions::list(&host.sessions(), true, false)

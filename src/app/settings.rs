@@ -36,9 +36,11 @@ pub fn run(command: ConfigCommand) -> Result<u8, Report> {
 }
 
 /// `--print-config`: as a run with these flags would see it.
-pub fn print_config(flags: &RunFlags) -> Result<u8, Report> {
-    let host = start::host_of(flags)?;
-    let resolved = start::settings(&host, flags)?;
+pub fn print_config(launcher: Launcher, flags: &RunFlags) -> Result<u8, Report> {
+    let mut host = start::host_of(flags)?;
+    let cells = Cells::new(launcher);
+    let project = start::project(&cells, &mut host, flags, None);
+    let resolved = start::runtime()?.block_on(project)?.resolved;
     resolved.warnings.iter().for_each(|warning| eprintln!("warning: {}", text::clean(warning)));
     print(&resolved);
     Ok(0)

@@ -219,11 +219,6 @@ pub fn host_of(flags: &RunFlags) -> Result<Host, Report> {
     if added.is_empty() { Ok(plain) } else { host(&added) }
 }
 
-/// The settings of the user, the environment and the command line, without the project's.
-pub fn settings(host: &Host, flags: &RunFlags) -> Result<Resolved, Report> {
-    resolve(host, Some(flags), None, None)
-}
-
 /// The user's settings alone, below the ceiling: for commands that are no run.
 pub fn user_settings(host: &Host) -> Result<Resolved, Report> {
     resolve(host, None, None, None)

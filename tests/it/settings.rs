@@ -214,6 +214,8 @@ fn a_trusted_project_tightens_until_its_file_changes() {
     assert_eq!(mode(), "standard");
     world.zerostack(&["trust"]).run().exits(0);
     assert_eq!(mode(), "guarded");
+    let shown = world.zerostack(&["--print-config"]).run().exits(0).stdout;
+    assert!(shown.contains("mode = \"guarded\"  # project file"), "{shown}");
     world.zerostack(&["trust", "--remove"]).run().exits(0);
     assert_eq!(mode(), "standard");
     server.finish();
