@@ -21,6 +21,8 @@ pub enum Event {
         text: String,
         attachments: Vec<Attachment>,
     },
+    /// Summarise what was said so far, whether it is long or not, and nothing else.
+    Shorten,
     Answered(Result<Answer, ModelError>),
     /// The summary that [`Effect::Compact`] asked for.
     Compacted(Result<Answer, ModelError>),
@@ -175,6 +177,8 @@ pub struct Agent {
     compacting: Option<usize>,
     /// A summary was made for this request; another one would not help.
     compacted: bool,
+    /// The summary is all that is wanted.
+    only_shorten: bool,
 }
 
 impl Agent {
@@ -197,6 +201,7 @@ impl Agent {
             counted: None,
             compacting: None,
             compacted: false,
+            only_shorten: false,
         }
     }
 
@@ -219,6 +224,11 @@ impl Agent {
                 let kept = self.keep(Message::User { text, attachments });
                 std::iter::once(kept).chain(self.call_model()).collect()
             }
+            Event::Shorten if self.messages.len() > 2 => {
+                self.only_shorten = true;
+                vec![self.compact()]
+            }
+            Event::Shorten => vec![Effect::Finish(Outcome::Done { answer: String::new() })],
             Event::Answered(Err(ModelError::TooLong(_)))
                 if self.settings.compact && !self.compacted && self.messages.len() > 2 =>
             {
@@ -314,7 +324,10 @@ impl Agent {
             Effect::Keep(Kept::Compaction { summary, kept: number, before, after }),
             Effect::Tell(Note::Compacted { before, after }),
         ];
-        effects.extend(self.call_model());
+        match self.only_shorten {
+            true => effects.push(Effect::Finish(Outcome::Done { answer: String::new() })),
+            false => effects.extend(self.call_model()),
+        }
         effects
     }
 

@@ -2,7 +2,7 @@
 //! screen, what the user wants goes to the session.
 
 use std::future::Future;
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::pin::Pin;
 use std::time::{Duration, Instant};
 
@@ -66,7 +66,7 @@ async fn interactive(launcher: Launcher, mut flags: RunFlags) -> Result<(), Repo
         screen: Screen::take().map_err(failed)?,
         state: State::default(),
         theme: Theme::choose(no_color),
-        keys: EventStream::new(),
+        keys: Some(EventStream::new()),
         flags,
         drawn: Instant::now(),
     };
@@ -110,9 +110,13 @@ struct Ui {
     screen: Screen,
     state: State,
     theme: Theme,
-    keys: EventStream,
+    keys: Option<EventStream>,
     flags: RunFlags,
     drawn: Instant,
+}
+
+async fn next_of(keys: &mut Option<EventStream>) -> Option<std::io::Result<Input>> {
+    keys.as_mut()?.next().await
 }
 
 /// What ends a wait at the screen.
@@ -147,7 +151,7 @@ impl Ui {
                 Some(intent) => intent,
                 None => {
                     let waited = tokio::select! {
-                        input = self.keys.next() => self.input(input)?,
+                        input = next_of(&mut self.keys) => self.input(input)?,
                         () = &mut end => Next::Gone,
                     };
                     match waited {
@@ -166,6 +170,18 @@ impl Ui {
                     let result = session.inner.shell(&command).await;
                     self.state.page(&result.text);
                 }
+                Intent::Edit => {
+                    if let Err(error) = self.edit() {
+                        self.state.notice(&format!("the editor failed: {error}"));
+                    }
+                }
+                Intent::Shorten => {
+                    let gone = self.run(&mut session.inner, None, end.as_mut()).await?;
+                    self.know(&session);
+                    if gone {
+                        return Ok(());
+                    }
+                }
                 Intent::Complete(part) => {
                     let found = files(&session.inner, &part).await;
                     self.state.complete_file(&found);
@@ -173,7 +189,7 @@ impl Ui {
                 Intent::Prompt(prompt) => {
                     history::add(session.inner.broker.host(), &prompt);
                     self.state.said(&prompt);
-                    let gone = self.run(&mut session.inner, prompt, end.as_mut()).await?;
+                    let gone = self.run(&mut session.inner, Some(prompt), end.as_mut()).await?;
                     self.know(&session);
                     if gone {
                         return Ok(());
@@ -188,11 +204,12 @@ impl Ui {
         }
     }
 
-    /// One run: the agent works, the screen lives. Says whether the program is to end.
+    /// One run: the agent works, the screen lives. Without a prompt the conversation is summarised. Says
+    /// whether the program is to end.
     async fn run(
         &mut self,
         session: &mut Session,
-        prompt: String,
+        prompt: Option<String>,
         mut end: Pin<&mut impl Future<Output = ()>>,
     ) -> std::io::Result<bool> {
         let (tell, mut told) = mpsc::unbounded_channel::<AgentEvent>();
@@ -206,7 +223,12 @@ impl Ui {
         let mut cancel = std::pin::pin!(async {
             let _ = stopped.await;
         });
-        let mut run = std::pin::pin!(session.run(prompt, Vec::new(), &tell, cancel.as_mut()));
+        let mut run = std::pin::pin!(async {
+            match prompt {
+                Some(prompt) => session.run(prompt, Vec::new(), &tell, cancel.as_mut()).await,
+                None => session.shorten(&tell, cancel.as_mut()).await,
+            }
+        });
         let begun = Instant::now();
         let mut gone = false;
         let mut dirty = true;
@@ -230,7 +252,7 @@ impl Ui {
                     answers.push_back(answer);
                     dirty = true;
                 }
-                input = self.keys.next() => {
+                input = next_of(&mut self.keys) => {
                     let next = self.input(input)?;
                     match next {
                         Next::Intent(Intent::Answer(verdict)) => {
@@ -271,6 +293,32 @@ impl Ui {
         self.state.run_ended();
         self.report(&result);
         Ok(gone)
+    }
+
+    /// Opens the user's editor on the text of the input. It runs as the user, as from any shell.
+    #[expect(clippy::disallowed_methods, reason = "the user's own editor")]
+    fn edit(&mut self) -> std::io::Result<()> {
+        let variables = ["VISUAL", "EDITOR"].into_iter();
+        let editor = variables.filter_map(std::env::var_os).find(|editor| !editor.is_empty());
+        let editor = editor.unwrap_or_else(|| "vi".into());
+        let mut file = tempfile::Builder::new().prefix("prompt-").suffix(".md").tempfile()?;
+        file.write_all(self.state.input.text().as_bytes())?;
+        // It would go on reading what is meant for the editor.
+        self.keys = None;
+        let mut ended = Ok(());
+        let paused = self.screen.pause(|| {
+            let status = std::process::Command::new(&editor).arg(file.path()).status();
+            ended = status.and_then(|status| match status.success() {
+                true => Ok(()),
+                false => Err(std::io::Error::other(status.to_string())),
+            });
+        });
+        self.keys = Some(EventStream::new());
+        paused.and(ended)?;
+        // Editors replace files: it is read by its name.
+        let text = std::fs::read_to_string(file.path())?;
+        self.state.input.set(text.trim_end_matches('\n'));
+        Ok(())
     }
 
     fn report(&mut self, result: &RunResult) {

@@ -127,7 +127,18 @@ impl Session {
         let earlier = self.earlier.take();
         let mut agent = Agent::new(self.settings.clone(), earlier);
         let first = Event::Prompt { text: prompt, attachments };
-        let mut result = self.drive(&mut agent, first, None, tell, cancel).await;
+        let result = self.drive(&mut agent, first, None, tell, cancel).await;
+        self.finished(agent, result, tell)
+    }
+
+    /// Summarises what was said so far.
+    pub async fn shorten(&self, tell: Tell<'_>, cancel: Cancel<'_>) -> RunResult {
+        let mut agent = Agent::new(self.settings.clone(), self.earlier.take());
+        let result = self.drive(&mut agent, Event::Shorten, None, tell, cancel).await;
+        self.finished(agent, result, tell)
+    }
+
+    fn finished(&self, agent: Agent, mut result: RunResult, tell: Tell<'_>) -> RunResult {
         self.earlier.replace(agent.into_messages());
         self.record.end_turn();
         if let Some(failure) = self.record.failure() {

@@ -17,6 +17,7 @@ pub enum Command {
     Sandbox,
     Diff,
     Undo,
+    Compact,
     Retry,
     Reasoning,
     Copy,
@@ -45,7 +46,7 @@ const fn row(
     Row { name, arguments, help, command, any_time }
 }
 
-pub const COMMANDS: [Row; 21] = [
+pub const COMMANDS: [Row; 22] = [
     row("help", "", "commands and keys", Command::Help, true),
     row("new", "", "a new session", Command::New, false),
     row("clear", "", "the same", Command::New, false),
@@ -73,6 +74,13 @@ pub const COMMANDS: [Row; 21] = [
     row("sandbox", "", "what the kernel enforces now", Command::Sandbox, true),
     row("diff", "", "what tools changed in this session", Command::Diff, true),
     row("undo", "", "take back the last prompt: files and conversation", Command::Undo, false),
+    row(
+        "compact",
+        "",
+        "replace the older part of the conversation by a summary",
+        Command::Compact,
+        false,
+    ),
     row("retry", "", "the last prompt again, to edit", Command::Retry, false),
     row("reasoning", "", "show or hide what the model thinks", Command::Reasoning, true),
     row("copy", "", "the last answer to the clipboard", Command::Copy, true),
@@ -82,7 +90,7 @@ pub const COMMANDS: [Row; 21] = [
 ];
 
 /// The keys, for `/help`.
-pub const KEYS: [(&str, &str); 13] = [
+pub const KEYS: [(&str, &str); 15] = [
     ("Enter", "send; while the agent runs: queue"),
     ("Alt-Enter, Ctrl-J", "a new line"),
     ("Up, Down", "lines, and earlier prompts"),
@@ -95,6 +103,8 @@ pub const KEYS: [(&str, &str); 13] = [
     ("Ctrl-C", "cancel the run and clear the queue; twice on an empty line: leave"),
     ("Ctrl-D", "leave, on an empty line"),
     ("Ctrl-A Ctrl-E Ctrl-U Ctrl-K Ctrl-W", "start, end, delete to start, to end, a word"),
+    ("Ctrl-G", "write the prompt in $EDITOR"),
+    (".name", "the same as /prompt name"),
     ("!command", "run a command of yours in a cell"),
 ];
 

@@ -41,6 +41,7 @@ impl State {
             (KeyCode::Esc, _) if self.running.is_some() => return Some(Intent::Cancel),
             (KeyCode::Esc, _) => self.scroll.set(0),
             (KeyCode::Char('d'), true) if self.input.is_empty() => return Some(Intent::Quit),
+            (KeyCode::Char('g'), true) if self.running.is_none() => return Some(Intent::Edit),
             (KeyCode::Char('o'), true) => self.toggle_last_tool(),
             (KeyCode::PageUp, _) => self.scroll_by(10),
             (KeyCode::PageDown, _) => self.scroll_by(-10),

@@ -18,6 +18,10 @@ pub enum Intent {
     /// A command of the user's own.
     Shell(String),
     Command(Command, String),
+    /// Summarise the conversation.
+    Shorten,
+    /// Write the text of the input in an editor.
+    Edit,
     /// Files whose path has this in it are wanted.
     Complete(String),
     /// End the run and everything it has started.
@@ -262,6 +266,11 @@ impl State {
         if line.is_empty() {
             return None;
         }
+        // `.name` is short for `/prompt name`.
+        let name = line.strip_prefix('.').filter(|name| {
+            !name.is_empty() && name.chars().all(|letter| letter.is_alphanumeric() || letter == '-')
+        });
+        let line = name.map_or(line.clone(), |name| format!("/prompt {name}"));
         if line.starts_with('/') && !line.contains('\n') {
             return match commands::parse(&line) {
                 Err(error) => {
@@ -280,6 +289,7 @@ impl State {
                         Command::Queue => self.on_queue(&arguments),
                         Command::Retry => self.retry(),
                         Command::Diff => self.show_changes(),
+                        Command::Compact => return Some(Intent::Shorten),
                         Command::Quit => return Some(Intent::Quit),
                         command => return Some(Intent::Command(command, arguments)),
                     }

@@ -39,7 +39,9 @@ impl Screen {
         during();
         enable_raw_mode()?;
         execute!(stdout(), EnterAlternateScreen, EnableBracketedPaste, EnableMouseCapture)?;
-        self.terminal.clear()
+        // Made anew: everything is drawn again, and no answer of the terminal is waited for.
+        self.terminal = Terminal::new(CrosstermBackend::new(stdout()))?;
+        Ok(())
     }
 }
 

@@ -6,6 +6,7 @@ use std::io::{Read, Write};
 use std::num::NonZero;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -36,6 +37,15 @@ struct Terminal {
 
 impl Terminal {
     fn start(world: &World, server: Option<&ModelServer>, args: &[&str]) -> Terminal {
+        Terminal::start_with(world, server, args, &[])
+    }
+
+    fn start_with(
+        world: &World,
+        server: Option<&ModelServer>,
+        args: &[&str],
+        variables: &[(&str, &Path)],
+    ) -> Terminal {
         let size = Winsize { ws_row: 30, ws_col: 100, ws_xpixel: 0, ws_ypixel: 0 };
         let pty = openpty(Some(&size), None).unwrap();
         let mut command: Command = world.account().command(&world.program());
@@ -58,6 +68,7 @@ impl Terminal {
             .env("TERM", "xterm-256color")
             .env("LANG", "C.UTF-8")
             .env("OPENAI_API_KEY", KEY)
+            .envs(variables.iter().copied())
             .stdin(stream())
             .stdout(stream())
             .stderr(stream());
@@ -158,12 +169,12 @@ fn a_prompt_is_typed_answered_and_the_terminal_given_back() {
             Reply::text("# Done\n\nIt is **two** now."),
         ]);
         let mut terminal = Terminal::start(&world, Some(&server), &[]);
-        let first = terminal.wait_for("Say what you want");
-        assert!(first.contains("standard · native sandbox · no network"), "{first}");
+        terminal.wait_for("Say what you want");
+        terminal.wait_for("standard · native sandbox · no network");
         terminal.send("Change one to two\r");
-        let text = terminal.wait_for("It is two now.");
+        terminal.wait_for("It is two now.");
         for line in ["▌ Change one to two", "● edit a.txt", "│ -one", "│ +two", "Done"] {
-            assert!(text.contains(line), "{line}\n{text}");
+            terminal.wait_for(line);
         }
         assert_eq!(world.read("a.txt"), "two\n");
         terminal.send("\x04");
@@ -189,15 +200,16 @@ fn a_question_is_asked_in_full_and_typed_ahead_keys_do_not_answer_it() {
     for words in
         [command, "asked by:", "refused even then:", "yes, this once", "no, and tell it why"]
     {
-        assert!(text.contains(words), "{words}\n{text}");
+        terminal.wait_for(words);
     }
     assert!(!world.has("made.txt"));
     terminal.send("y");
     terminal.wait_for("touch other");
     terminal.wait_for("Run this command?");
     terminal.send("tnot that\r");
-    let text = terminal.wait_for("Finished.");
-    assert!(text.contains("⊘ bash touch other") && text.contains("not that"), "{text}");
+    terminal.wait_for("Finished.");
+    terminal.wait_for("⊘ bash touch other");
+    terminal.wait_for("not that");
     assert_eq!(world.read("made.txt"), "made\n");
     assert!(!world.has("other"));
     terminal.send("\x03");
@@ -291,8 +303,8 @@ fn it_is_resized_and_ended_from_outside_and_comes_back() {
     server.finish();
     let server = ModelServer::start(vec![Reply::text("Again.")]);
     let mut terminal = Terminal::start(&world, Some(&server), &["-c"]);
-    let text = terminal.wait_for("A long answer.");
-    assert!(text.contains("▌ hello"), "{text}");
+    terminal.wait_for("A long answer.");
+    terminal.wait_for("▌ hello");
     terminal.send("more\r");
     terminal.wait_for("Again.");
     terminal.send("\x04");
@@ -406,4 +418,37 @@ fn undo_and_a_rule_of_the_session_work_from_the_screen() {
     terminal.send("\x04");
     terminal.ended();
     assert_eq!(server.finish().last().unwrap().said_by("user"), ["again"]);
+}
+
+#[test]
+fn the_conversation_is_shortened_and_a_prompt_is_written_in_an_editor() {
+    let world = World::new(Account::Current);
+    let server = ModelServer::start(vec![
+        Reply::text("Alpha is the answer."),
+        Reply::text("We found alpha."),
+        Reply::text("Still alpha."),
+    ])
+    .allowing_summaries();
+    world.write("../editor", "#!/bin/sh\necho edited >> \"$1\"\n");
+    let editor = world.home().join("editor");
+    std::fs::set_permissions(&editor, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let mut terminal =
+        Terminal::start_with(&world, Some(&server), &["find it"], &[("EDITOR", &editor)]);
+    terminal.wait_for("Alpha is the answer.");
+    terminal.wait("rest", |text| !text.contains("working"));
+    terminal.send("/compact\r");
+    terminal.wait_for("the conversation was summarised");
+    terminal.send("what was \x07");
+    terminal.wait_for("edited");
+    terminal.send("\r");
+    terminal.wait_for("Still alpha.");
+    terminal.send("\x04");
+    terminal.ended();
+    let requests = server.finish();
+    assert!(requests[1].tool_names().is_empty());
+    let said = requests[2].said_by("user");
+    assert!(
+        said[0].contains("We found alpha.") && said.last().unwrap().contains("edited"),
+        "{said:?}"
+    );
 }
