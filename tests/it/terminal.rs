@@ -196,7 +196,7 @@ fn a_question_is_asked_in_full_and_typed_ahead_keys_do_not_answer_it() {
     terminal.wait_for("Say what you want");
     // Enter and other keys come before the question: they are not its answer.
     terminal.send("go\r\r\r");
-    let text = terminal.wait_for("Run this command?");
+    terminal.wait_for("Run this command?");
     for words in
         [command, "asked by:", "refused even then:", "yes, this once", "no, and tell it why"]
     {
