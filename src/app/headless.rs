@@ -11,7 +11,7 @@ use zerostack_sandbox::Launcher;
 
 use super::findings;
 use super::prepare::{Plan, RUNG, Saved};
-use super::resume::{self, Resumed};
+use super::resume;
 use super::start;
 use crate::agent::{AgentEvent, Outcome, ToolStatus};
 use crate::cli::{OutputFormat, RunFlags};
@@ -40,17 +40,17 @@ async fn headless(launcher: Launcher, flags: RunFlags) -> Result<u8, Report> {
     };
     let (mut host, resumed) = resume::place(&flags)?;
     let cells = Cells::new(launcher);
-    let layer = resumed.as_ref().map(Resumed::layer);
+    let layer = resumed.as_ref().map(|resumed| resume::layer(&resumed.loaded.state));
     let project = start::project(&cells, &mut host, &flags, layer).await?;
     for warning in &project.resolved.warnings {
         eprintln!("warning: {}", text::clean(warning));
     }
-    start::warn_incomplete(&host);
-    let plan = Plan::make(&flags, &host, &project, resumed.as_ref(), command.is_some())?;
-    if let Some(warning) = plan.warnings() {
-        eprintln!("warning: {warning}");
-    }
+    let state = resumed.as_ref().map(|resumed| &resumed.loaded.state);
+    let plan = Plan::make(&flags, &host, &project, state, command.is_some())?;
     let saved = Saved::open(&flags, &host, &project, resumed)?;
+    for warning in plan.warnings.iter().chain(&saved.warning) {
+        eprintln!("warning: {}", text::clean(warning));
+    }
     let session = plan.carry_out(cells, host, saved).await?;
     let facts = Facts {
         provider: session.provider,

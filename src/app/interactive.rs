@@ -16,9 +16,9 @@ use tokio::sync::{mpsc, oneshot};
 use zerostack_sandbox::Launcher;
 
 use super::prepare::{Plan, Prepared, RUNG, Saved};
-use super::resume::{self, Resumed};
+use super::resume;
 use super::{history, pick, sessions, start};
-use crate::agent::{AgentEvent, Outcome, ToolStatus, Verdict};
+use crate::agent::{AgentEvent, Outcome, ToolResult, ToolStatus, Verdict};
 use crate::cli::{ModeFlags, RunFlags};
 use crate::model::{Message, Thinking, ToolCall};
 use crate::policy::{Decision, Mode};
@@ -27,6 +27,8 @@ use crate::supervisor::{Cells, Grant, Question, RunResult, Session};
 use crate::ui::term::{self, Screen};
 use crate::ui::{Command, Facts, Intent, State, Theme, draw, text};
 
+/// How long a question must have been there without a key before a key can be its answer.
+const SETTLED: Duration = Duration::from_millis(500);
 /// Shortest time between two drawings while an answer streams in.
 const FRAME: Duration = Duration::from_millis(30);
 
@@ -51,12 +53,19 @@ async fn interactive(launcher: Launcher, mut flags: RunFlags) -> Result<(), Repo
     }
     let (mut host, resumed) = resume::place(&flags)?;
     let cells = Cells::new(launcher);
-    let project =
-        start::project(&cells, &mut host, &flags, resumed.as_ref().map(Resumed::layer)).await?;
+    let project = start::project(
+        &cells,
+        &mut host,
+        &flags,
+        resumed.as_ref().map(|resumed| resume::layer(&resumed.loaded.state)),
+    )
+    .await?;
     let mut notices: Vec<String> = project.resolved.warnings.clone();
-    let plan = Plan::make(&flags, &host, &project, resumed.as_ref(), false)?;
-    notices.extend(plan.warnings());
+    let state = resumed.as_ref().map(|resumed| &resumed.loaded.state);
+    let plan = Plan::make(&flags, &host, &project, state, false)?;
+    notices.extend(plan.warnings.clone());
     let saved = Saved::open(&flags, &host, &project, resumed)?;
+    notices.extend(saved.warning.clone());
     let before = saved.earlier.clone();
     let session = plan.carry_out(cells, host, saved).await?;
     let failed = |error: std::io::Error| Report::error(format!("cannot use the terminal: {error}"));
@@ -119,6 +128,26 @@ async fn next_of(keys: &mut Option<EventStream>) -> Option<std::io::Result<Input
     keys.as_mut()?.next().await
 }
 
+/// What is to be done while the screen lives.
+enum Work {
+    Prompt(String),
+    Shorten,
+    Shell(String),
+}
+
+enum Done {
+    Run(RunResult),
+    Shell(ToolResult),
+    Stopped,
+}
+
+struct Ended {
+    /// The program is to end.
+    gone: bool,
+    /// It came to its own end.
+    well: bool,
+}
+
 /// What ends a wait at the screen.
 enum Next {
     Intent(Intent),
@@ -166,9 +195,11 @@ impl Ui {
                 Intent::Cancel | Intent::Answer(_) => {}
                 Intent::Shell(command) => {
                     self.state.said(&format!("!{command}"));
-                    self.draw()?;
-                    let result = session.inner.shell(&command).await;
-                    self.state.page(&result.text);
+                    let ended =
+                        self.run(&mut session.inner, Work::Shell(command), end.as_mut()).await?;
+                    if ended.gone {
+                        return Ok(());
+                    }
                 }
                 Intent::Edit => {
                     if let Err(error) = self.edit() {
@@ -176,9 +207,9 @@ impl Ui {
                     }
                 }
                 Intent::Shorten => {
-                    let gone = self.run(&mut session.inner, None, end.as_mut()).await?;
+                    let ended = self.run(&mut session.inner, Work::Shorten, end.as_mut()).await?;
                     self.know(&session);
-                    if gone {
+                    if ended.gone {
                         return Ok(());
                     }
                 }
@@ -187,14 +218,20 @@ impl Ui {
                     self.state.complete_file(&found);
                 }
                 Intent::Prompt(prompt) => {
-                    history::add(session.inner.broker.host(), &prompt);
+                    if session.inner.record.id().is_some() {
+                        history::add(session.inner.broker.host(), &prompt);
+                    }
                     self.state.said(&prompt);
-                    let gone = self.run(&mut session.inner, Some(prompt), end.as_mut()).await?;
+                    let ended =
+                        self.run(&mut session.inner, Work::Prompt(prompt), end.as_mut()).await?;
                     self.know(&session);
-                    if gone {
+                    if ended.gone {
                         return Ok(());
                     }
-                    next = self.state.queue.pop_front().map(Intent::Prompt);
+                    // After a run that did not go well the user looks first.
+                    if ended.well {
+                        next = self.state.queue.pop_front().map(Intent::Prompt);
+                    }
                 }
                 Intent::Command(command, arguments) => {
                     session = self.command(session, command, &arguments).await?;
@@ -204,14 +241,13 @@ impl Ui {
         }
     }
 
-    /// One run: the agent works, the screen lives. Without a prompt the conversation is summarised. Says
-    /// whether the program is to end.
+    /// One piece of work, while the screen lives.
     async fn run(
         &mut self,
         session: &mut Session,
-        prompt: Option<String>,
+        work: Work,
         mut end: Pin<&mut impl Future<Output = ()>>,
-    ) -> std::io::Result<bool> {
+    ) -> std::io::Result<Ended> {
         let (tell, mut told) = mpsc::unbounded_channel::<AgentEvent>();
         let (approver, mut questions) = mpsc::unbounded_channel::<Question>();
         let (stop, stopped) = oneshot::channel::<()>();
@@ -224,48 +260,48 @@ impl Ui {
             let _ = stopped.await;
         });
         let mut run = std::pin::pin!(async {
-            match prompt {
-                Some(prompt) => session.run(prompt, Vec::new(), &tell, cancel.as_mut()).await,
-                None => session.shorten(&tell, cancel.as_mut()).await,
+            match work {
+                Work::Prompt(prompt) => {
+                    Done::Run(session.run(prompt, Vec::new(), &tell, cancel.as_mut()).await)
+                }
+                Work::Shorten => Done::Run(session.shorten(&tell, cancel.as_mut()).await),
+                Work::Shell(command) => tokio::select! {
+                    result = session.shell(&command) => Done::Shell(result),
+                    () = cancel.as_mut() => Done::Stopped,
+                },
             }
         });
         let begun = Instant::now();
+        // Since when nothing was typed and no other question has come to the front.
+        let mut quiet = Instant::now();
         let mut gone = false;
         let mut dirty = true;
         self.state.running = Some(Duration::ZERO);
-        let result = loop {
+        let done = loop {
             // Drawn when something has changed, not more often than the eye can follow.
-            let wait = if dirty {
-                FRAME.saturating_sub(self.drawn.elapsed())
-            } else {
-                Duration::from_secs(1)
+            let settling = !self.state.questions.is_empty() && !self.state.settled;
+            let wait = match (dirty, settling) {
+                (true, _) => FRAME.saturating_sub(self.drawn.elapsed()),
+                (false, true) => SETTLED.saturating_sub(quiet.elapsed()),
+                (false, false) => Duration::from_secs(1),
             };
             tokio::select! {
                 biased;
-                result = &mut run => break result,
-                Some(event) = told.recv() => {
-                    self.state.on(event);
-                    dirty = true;
-                }
-                Some(Question { approval, answer }) = questions.recv() => {
-                    self.state.questions.push_back(approval);
-                    answers.push_back(answer);
-                    dirty = true;
-                }
+                done = &mut run => break done,
                 input = next_of(&mut self.keys) => {
+                    quiet = Instant::now();
                     let next = self.input(input)?;
                     match next {
                         Next::Intent(Intent::Answer(verdict)) => {
                             if let Some(answer) = answers.pop_front() {
-                                let _ = answer.send(verdict);
+                                let _: Result<(), Verdict> = oneshot::Sender::send(answer, verdict);
                             }
                         }
                         Next::Intent(Intent::Cancel | Intent::Quit) | Next::Gone => {
                             gone |= !matches!(next, Next::Intent(Intent::Cancel));
                             let _ = stop.take().map(|stop| stop.send(()));
-                            for answer in answers.drain(..) {
-                                let _ = answer.send(Verdict::No(None));
-                            }
+                            // Their calls have ended: nobody waits for these answers.
+                            answers.clear();
                         }
                         Next::Intent(Intent::Command(command, arguments)) => {
                             self.look(session, command, &arguments);
@@ -280,10 +316,23 @@ impl Ui {
                     gone = true;
                     let _ = stop.take().map(|stop| stop.send(()));
                 }
-                () = tokio::time::sleep(wait) => {
+                Some(Question { approval, answer }) = questions.recv() => {
+                    if answers.is_empty() {
+                        quiet = Instant::now();
+                    }
+                    self.state.ask(approval);
+                    answers.push_back(answer);
+                    dirty = true;
+                }
+                () = tokio::time::sleep(wait), if dirty || settling || told.is_empty() => {
                     self.state.running = Some(begun.elapsed());
+                    self.state.settled |= settling && quiet.elapsed() >= SETTLED;
                     self.draw()?;
                     dirty = false;
+                }
+                Some(event) = told.recv() => {
+                    self.state.on(event);
+                    dirty = true;
                 }
             }
         };
@@ -291,8 +340,21 @@ impl Ui {
             self.state.on(event);
         }
         self.state.run_ended();
-        self.report(&result);
-        Ok(gone)
+        let well = match &done {
+            Done::Run(result) => {
+                self.report(result);
+                matches!(result.outcome, Outcome::Done { .. })
+            }
+            Done::Shell(result) => {
+                self.state.page(&result.text);
+                true
+            }
+            Done::Stopped => {
+                self.state.notice("stopped");
+                false
+            }
+        };
+        Ok(Ended { gone, well })
     }
 
     /// Opens the user's editor on the text of the input. It runs as the user, as from any shell.
@@ -476,7 +538,7 @@ impl Ui {
                     return Ok(session);
                 }
             },
-            Command::New => {}
+            Command::New => flags.name = None,
             Command::Undo => {
                 session = self.undo(session).await;
                 return Ok(session);
@@ -487,11 +549,12 @@ impl Ui {
             }
         }
         match self.remade(session, &flags, command == Command::New).await {
-            Ok(remade) => {
+            Ok((remade, notices)) => {
                 self.flags = flags;
                 if command == Command::New {
                     self.state.clear();
                 }
+                notices.iter().for_each(|notice| self.state.notice(notice));
                 Ok(remade)
             }
             Err((None, report)) => Err(std::io::Error::other(report.to_string())),
@@ -509,12 +572,17 @@ impl Ui {
         session: Prepared,
         flags: &RunFlags,
         anew: bool,
-    ) -> Result<Prepared, (Option<Box<Prepared>>, Report)> {
+    ) -> Result<(Prepared, Vec<String>), (Option<Box<Prepared>>, Report)> {
         let broker = &session.inner.broker;
         let mut host = broker.host().clone();
+        let state = session.inner.record.state();
         let planned = async {
-            let project = start::project(broker.cells(), &mut host, flags, None).await?;
-            let plan = Plan::make(flags, &host, &project, None, false)?;
+            // What was chosen earlier stays, whatever the files say; only what was typed now changes.
+            let layer = Some(resume::layer(&state));
+            let project = start::project(broker.cells(), &mut host, flags, layer).await?;
+            // A recording goes on as it is.
+            let unrecorded = RunFlags { record: None, ..flags.clone() };
+            let plan = Plan::make(&unrecorded, &host, &project, Some(&state), false)?;
             Ok((project, plan))
         };
         let (project, plan) = match planned.await {
@@ -527,14 +595,21 @@ impl Ui {
             None => None,
         };
         let Prepared { inner, provider, context } = session;
-        let Session { broker, record, earlier, backend, settings, .. } = inner;
+        let Session { broker, record, earlier, backend, settings, recorder, .. } = inner;
         let (cells, seen) = broker.dissolve();
-        let state = record.state();
-        let kept =
-            Saved { journal: record.into_journal(), state, earlier: earlier.into_inner(), seen };
-        drop((provider, context, backend, settings));
+        let (journal, earlier) = (record.into_journal(), earlier.into_inner());
+        let kept = Saved { journal, state, earlier, seen, warning: None };
+        drop((provider, context, settings));
+        let saved = saved.unwrap_or(kept);
+        let notices = plan.warnings.iter().chain(&saved.warning).cloned().collect();
         // Only the kernel can refuse from here on, and it has held a cell of ours before.
-        plan.carry_out(cells, host, saved.unwrap_or(kept)).await.map_err(|report| (None, report))
+        let made = plan.carry_out(cells, host, saved).await;
+        let mut made = made.map_err(|report| (None, report))?;
+        made.inner.recorder = recorder;
+        if flags.replay.is_some() {
+            made.inner.backend = backend;
+        }
+        Ok((made, notices))
     }
 
     /// Takes back the last prompt: files first, then what was said.
@@ -584,7 +659,7 @@ fn enforced(session: &Session) -> String {
 }
 
 /// Completes when the program is asked to end from outside.
-fn ended() -> std::io::Result<impl Future<Output = ()>> {
+pub(super) fn ended() -> std::io::Result<impl Future<Output = ()>> {
     let (mut terminate, mut hangup) =
         (signal(SignalKind::terminate())?, signal(SignalKind::hangup())?);
     Ok(async move {

@@ -3,6 +3,7 @@
 use crossterm::event::{Event, EventStream, KeyCode, KeyEventKind, KeyModifiers};
 use futures_util::StreamExt;
 
+use super::interactive::ended;
 use super::sessions::row;
 use crate::report::Report;
 use crate::session::{self, Summary};
@@ -23,6 +24,7 @@ pub async fn session(host: &Host, no_color: bool) -> Result<Option<String>, Repo
 }
 
 async fn choose(all: &[Summary], theme: &Theme) -> std::io::Result<Option<String>> {
+    let mut end = std::pin::pin!(ended()?);
     let mut screen = Screen::take()?;
     let mut keys = EventStream::new();
     let (mut wanted, mut chosen) = (String::new(), 0_usize);
@@ -35,7 +37,11 @@ async fn choose(all: &[Summary], theme: &Theme) -> std::io::Result<Option<String
         let title = format!("Go on with which session? {wanted}");
         let hint = "type to search, Enter to choose, Esc to leave";
         screen.terminal.draw(|frame| draw_list(frame, &title, &rows, chosen, hint, theme))?;
-        let Some(event) = keys.next().await else { return Ok(None) };
+        let event = tokio::select! {
+            event = keys.next() => event,
+            () = &mut end => None,
+        };
+        let Some(event) = event else { return Ok(None) };
         let Event::Key(key) = event? else { continue };
         if key.kind == KeyEventKind::Release {
             continue;
@@ -49,7 +55,7 @@ async fn choose(all: &[Summary], theme: &Theme) -> std::io::Result<Option<String
             KeyCode::Up => chosen = chosen.saturating_sub(1),
             KeyCode::Down => chosen += 1,
             KeyCode::Backspace => drop(wanted.pop()),
-            KeyCode::Char(letter) => {
+            KeyCode::Char(letter) if !key.modifiers.contains(KeyModifiers::CONTROL) => {
                 wanted.push(letter);
                 chosen = 0;
             }

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use tokio::sync::Semaphore;
 
 use super::model::Model;
-use super::resume::Resumed;
+use super::resume::{self, Resumed};
 use super::start::{self, Project};
 use crate::agent::Settings;
 use crate::cli::RunFlags;
@@ -53,6 +53,8 @@ pub struct Plan {
     name: Option<String>,
     only_command: bool,
     attended: bool,
+    /// What the user should know before it starts.
+    pub warnings: Vec<String>,
 }
 
 impl Plan {
@@ -61,11 +63,12 @@ impl Plan {
         flags: &RunFlags,
         host: &Host,
         project: &Project,
-        resumed: Option<&Resumed>,
+        resumed: Option<&State>,
         only_command: bool,
     ) -> Result<Plan, Report> {
         let config = project.resolved.config.clone();
-        let prompt = chosen_prompt(&config, host, project)?;
+        let mut warnings = Vec::new();
+        let prompt = chosen_prompt(&config, host, project, &mut warnings)?;
         let users_mode = config.mode.unwrap_or(Mode::Standard);
         let mode = prompt.mode_under(users_mode);
         let (groups, policy) = start::policy(mode, host)?;
@@ -78,8 +81,8 @@ impl Plan {
                 Model::choose(&with_prompts_model(&config, &prompt), host, flags.api_key.clone())?
             }
         };
-        if let Some(resumed) = resumed.filter(|_| !only_command) {
-            resumed.check_place(&model.base_url, flags)?;
+        if let Some(state) = resumed.filter(|_| !only_command) {
+            resume::check_place(state, &model.base_url, flags)?;
         }
         if model.provider == DEMO && !only_command {
             for probe in demo::PROBES {
@@ -101,6 +104,13 @@ impl Plan {
         let judge = Judge::new(policy, groups, rules);
         let context = readable(&project.context, &judge, host);
         let (name, attended) = (flags.name.clone(), !flags.print);
+        if config.max_cost.is_some() && model.facts.price.is_none() {
+            let name = text::line(&model.name, 80);
+            warnings.push(format!("the price of {name} is not known: --max-cost cannot hold"));
+        }
+        for root in host.roots.iter().filter(|root| root.found.incomplete) {
+            warnings.push(start::incomplete(root));
+        }
         Ok(Plan {
             judge,
             prompt,
@@ -114,14 +124,8 @@ impl Plan {
             name,
             only_command,
             attended,
+            warnings,
         })
-    }
-
-    /// What the user should know before it starts.
-    pub fn warnings(&self) -> Option<String> {
-        let blind = self.config.max_cost.is_some() && self.model.facts.price.is_none();
-        let name = text::line(&self.model.name, 80);
-        blind.then(|| format!("the price of {name} is not known: --max-cost cannot hold"))
     }
 
     /// Starts the workers.
@@ -132,7 +136,7 @@ impl Plan {
         saved: Saved,
     ) -> Result<Prepared, Report> {
         let Plan { judge, prompt, model, config, .. } = self;
-        let Saved { journal, state, earlier, seen } = saved;
+        let Saved { journal, state, earlier, seen, .. } = saved;
         let outputs = journal.as_ref().map(|journal| journal.path().with_extension("outputs"));
         let takes = Takes {
             images: model.facts.images == Some(true),
@@ -196,6 +200,8 @@ pub struct Saved {
     pub state: State,
     pub earlier: Vec<Message>,
     pub seen: HashMap<PathBuf, String>,
+    /// What is not as it should be.
+    pub warning: Option<String>,
 }
 
 impl Saved {
@@ -217,11 +223,11 @@ fn saved(
     resumed: Option<Resumed>,
 ) -> Result<Saved, Report> {
     if let Some(Resumed { loaded, journal }) = resumed {
-        if loaded.damaged > 0 {
-            eprintln!("warning: {} unreadable lines of the session are left out", loaded.damaged);
-        }
+        let damaged = loaded.damaged;
+        let warning = (damaged > 0)
+            .then(|| format!("{damaged} unreadable lines of the session are left out"));
         let Loaded { state, messages: earlier, seen, .. } = loaded;
-        return Ok(Saved { journal: Some(journal), state, earlier, seen });
+        return Ok(Saved { journal: Some(journal), state, earlier, seen, warning });
     }
     let mut saved = Saved::default();
     if config.save_sessions != Some(false) {
@@ -229,7 +235,7 @@ fn saved(
             Ok(journal) => saved.journal = Some(journal),
             Err(error) if flags.name.is_some() => return Err(Report::error(error)),
             // A home that cannot be written is no reason not to work.
-            Err(error) => eprintln!("warning: the session is not saved: {error}"),
+            Err(error) => saved.warning = Some(format!("the session is not saved: {error}")),
         }
     }
     Ok(saved)
@@ -261,7 +267,12 @@ fn prompts(host: &Host, project: &Project) -> Vec<(String, Result<Prompt, String
     all
 }
 
-fn chosen_prompt(config: &Config, host: &Host, project: &Project) -> Result<Prompt, Report> {
+fn chosen_prompt(
+    config: &Config,
+    host: &Host,
+    project: &Project,
+    warnings: &mut Vec<String>,
+) -> Result<Prompt, Report> {
     let wanted = config.prompt.as_deref().unwrap_or("code");
     let all = prompts(host, project);
     match all.iter().find(|(name, _)| name == wanted) {
@@ -269,10 +280,8 @@ fn chosen_prompt(config: &Config, host: &Host, project: &Project) -> Result<Prom
         Some((_, Err(error))) => Err(Report::error(error)),
         // A project cannot keep its users from starting.
         None if matches!(project.resolved.values.get("prompt"), Some((_, Origin::Project(_)))) => {
-            eprintln!(
-                "warning: the project wants the prompt {}, which there is not",
-                text::line(wanted, 60)
-            );
+            let wanted = text::line(wanted, 60);
+            warnings.push(format!("the project wants the prompt {wanted}, which there is not"));
             Ok(prompt::built_in().swap_remove(0))
         }
         None => {

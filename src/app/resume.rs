@@ -7,7 +7,7 @@ use crate::cli::RunFlags;
 use crate::config::{Layer, Origin};
 use crate::model::providers::DEMO;
 use crate::report::Report;
-use crate::session::{self, Journal, Loaded, Summary};
+use crate::session::{self, Journal, Loaded, State, Summary};
 use crate::supervisor::Host;
 use crate::ui::text;
 
@@ -17,41 +17,37 @@ pub struct Resumed {
     pub journal: Journal,
 }
 
-impl Resumed {
-    /// Refuses to send a conversation to another place than it was held with, unless that was typed.
-    pub fn check_place(&self, base_url: &str, flags: &RunFlags) -> Result<(), Report> {
-        let before = &self.loaded.state.base_url;
-        let typed =
-            flags.provider.is_some() || flags.base_url.is_some() || flags.quick_model.is_some();
-        if typed || before.is_empty() || before == base_url {
-            return Ok(());
+/// What a session brings: its provider, model and prompt, and its mode where that is the stricter one.
+pub fn layer(state: &State) -> Layer {
+    let mut table = Table::new();
+    let values = [
+        ("provider", &state.provider),
+        ("model", &state.model),
+        ("mode", &state.mode),
+        ("prompt", &state.prompt),
+    ];
+    // A recording or a script is nothing to go on with.
+    let real = !matches!(state.provider.as_str(), "replay" | DEMO);
+    for (key, value) in values {
+        if !value.is_empty() && (real || !matches!(key, "provider" | "model")) {
+            table.insert(key.into(), value.as_str().into());
         }
-        let (before, base_url) = (text::clean(before), text::clean(base_url));
-        Err(Report::usage(format!(
-            "this session was held with {before}; going on would send all of it to {base_url}"
-        ))
-        .hint(format!("say where it is to go: --base-url {before}, or --provider NAME")))
     }
+    Layer { origin: Origin::Session, table }
+}
 
-    /// What it brings: its provider, model and prompt, and its mode where that is the stricter one.
-    pub fn layer(&self) -> Layer {
-        let state = &self.loaded.state;
-        let mut table = Table::new();
-        let values = [
-            ("provider", &state.provider),
-            ("model", &state.model),
-            ("mode", &state.mode),
-            ("prompt", &state.prompt),
-        ];
-        // A recording or a script is nothing to go on with.
-        let real = !matches!(state.provider.as_str(), "replay" | DEMO);
-        for (key, value) in values {
-            if !value.is_empty() && (real || !matches!(key, "provider" | "model")) {
-                table.insert(key.into(), value.as_str().into());
-            }
-        }
-        Layer { origin: Origin::Session, table }
+/// Refuses to send a conversation to another place than it was held with, unless that was typed.
+pub fn check_place(state: &State, base_url: &str, flags: &RunFlags) -> Result<(), Report> {
+    let before = &state.base_url;
+    let typed = flags.provider.is_some() || flags.base_url.is_some() || flags.quick_model.is_some();
+    if typed || before.is_empty() || before == base_url {
+        return Ok(());
     }
+    let (before, base_url) = (text::clean(before), text::clean(base_url));
+    Err(Report::usage(format!(
+        "this session was held with {before}; going on would send all of it to {base_url}"
+    ))
+    .hint(format!("say where it is to go: --base-url {before}, or --provider NAME")))
 }
 
 /// The host as the run sees it, in the session's own directory if one goes on.

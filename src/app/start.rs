@@ -12,7 +12,7 @@ use crate::nearest::nearest;
 use crate::policy::{Action, Groups, Judge, Mode, Policy, Rule};
 use crate::prompt::ContextFile;
 use crate::report::{ExitKind, Report};
-use crate::supervisor::{self, Cells, Collected, Host, HostError};
+use crate::supervisor::{self, Cells, Collected, Host, HostError, Root};
 use crate::tools::definitions;
 
 /// What an administrator allows at most.
@@ -333,11 +333,16 @@ pub fn scan(cells: &Cells, judge: &Judge, host: &mut Host) -> Result<(), Report>
 /// Says which directories were too large to look through.
 pub fn warn_incomplete(host: &Host) {
     for root in host.roots.iter().filter(|root| root.found.incomplete) {
-        let path = crate::ui::text::line(&root.path.display().to_string(), 300);
-        eprintln!(
-            "warning: {path} could not be looked through completely: deep in it, secrets are not covered and .git is not protected"
-        );
+        eprintln!("warning: {}", incomplete(root));
     }
+}
+
+/// What it means that a directory was not looked through.
+pub fn incomplete(root: &Root) -> String {
+    let path = crate::ui::text::line(&root.path.display().to_string(), 300);
+    format!(
+        "{path} could not be looked through completely: deep in it, secrets are not covered and .git is not protected"
+    )
 }
 
 /// One thread is enough: the work is done in cells and by the model's server.

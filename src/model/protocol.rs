@@ -83,12 +83,14 @@ impl Api {
             Api::Gemini => Box::new(gemini::Decoder::default()),
             Api::Ollama => Box::new(ollama::Decoder::default()),
         };
-        Stream { frames, decoder }
+        Stream { length: 0, frames, decoder }
     }
 }
 
 /// Most calls in one answer.
 pub(super) const CALL_LIMIT: usize = 128;
+/// Most bytes of one response.
+const STREAM_LIMIT: usize = 64 * 1024 * 1024;
 /// Longest line of a protocol that has one object a line, bytes.
 const LINE_LIMIT: usize = 16 * 1024 * 1024;
 
@@ -108,6 +110,8 @@ enum Frames {
 /// Turns the bytes of a response into events, and at its end into an answer.
 #[derive(Debug)]
 pub struct Stream {
+    /// Bytes that have come.
+    length: usize,
     frames: Frames,
     decoder: Box<dyn Decode>,
 }
@@ -115,6 +119,12 @@ pub struct Stream {
 impl Stream {
     /// Takes the next bytes of the body.
     pub fn feed(&mut self, bytes: &[u8]) -> Result<Vec<StreamEvent>, ModelError> {
+        self.length += bytes.len();
+        if self.length > STREAM_LIMIT {
+            return Err(ModelError::Broken(
+                "the answer does not come to an end: 64 MiB so far".into(),
+            ));
+        }
         let mut out = Vec::new();
         let frames = match &mut self.frames {
             Frames::Events(events) => {

@@ -29,6 +29,11 @@ impl Input {
         self.text.is_empty()
     }
 
+    /// Whether something was pasted into it.
+    pub fn has_pastes(&self) -> bool {
+        !self.pastes.is_empty()
+    }
+
     /// Earlier prompts, the newest last.
     pub fn remember(&mut self, history: Vec<String>) {
         self.history = history;

@@ -15,7 +15,17 @@ impl State {
             return self.cancel(armed);
         }
         if !self.questions.is_empty() && !self.denying {
-            return self.answer(key);
+            match key.code {
+                KeyCode::Esc => return Some(Intent::Cancel),
+                KeyCode::PageUp => return self.scroll_question(-8),
+                KeyCode::PageDown => return self.scroll_question(8),
+                _ => {}
+            }
+            let plain = key.modifiers.difference(KeyModifiers::SHIFT).is_empty();
+            // Whoever is in the middle of a line writes on.
+            if self.settled && plain && self.input.is_empty() {
+                return self.answer(key);
+            }
         }
         if self.input.searching().is_some() {
             match (key.code, control) {
@@ -37,7 +47,7 @@ impl State {
             (KeyCode::Char('j'), true) => self.input.insert("\n"),
             (KeyCode::Enter, _) if self.denying => return Some(self.deny()),
             (KeyCode::Enter, _) => return self.submit(),
-            (KeyCode::Esc, _) if self.denying => self.denying = false,
+            (KeyCode::Esc, _) if self.denying => self.end_denying(),
             (KeyCode::Esc, _) if self.running.is_some() => return Some(Intent::Cancel),
             (KeyCode::Esc, _) => self.scroll.set(0),
             (KeyCode::Char('d'), true) if self.input.is_empty() => return Some(Intent::Quit),
@@ -48,6 +58,11 @@ impl State {
             (KeyCode::Tab, _) => return self.complete(),
             _ => self.edit(key, control),
         }
+        None
+    }
+
+    fn scroll_question(&self, lines: isize) -> Option<Intent> {
+        self.question_scroll.set(self.question_scroll.get().saturating_add_signed(lines));
         None
     }
 
@@ -67,15 +82,19 @@ impl State {
             (KeyCode::Up, _) => input.up(),
             (KeyCode::Down, _) => input.down(),
             (KeyCode::Backspace, _) => input.backspace(),
-            (KeyCode::Char(character), false) => input.insert(character.encode_utf8(&mut [0; 4])),
+            (KeyCode::Char(character), false) if !key.modifiers.contains(KeyModifiers::ALT) => {
+                input.insert(character.encode_utf8(&mut [0; 4]));
+            }
             _ => {}
         }
     }
 
     fn cancel(&mut self, armed: bool) -> Option<Intent> {
         if self.running.is_some() {
-            self.queue.clear();
-            self.denying = false;
+            if !self.queue.is_empty() {
+                self.notice(&format!("queue of {} cleared", self.queue.len()));
+                self.queue.clear();
+            }
             return Some(Intent::Cancel);
         }
         if !self.input.is_empty() {
@@ -108,33 +127,40 @@ impl State {
         None
     }
 
-    /// A key while a question is open. Enter means nothing here: it may have been typed for the input.
+    /// A key while a question is open and meant. Enter is no answer, it only confirms one; a key with
+    /// Ctrl or Alt is never an answer.
     fn answer(&mut self, key: KeyEvent) -> Option<Intent> {
         let offers = self.questions.front().map(|question| question.offers.clone())?;
+        if key.code == KeyCode::Enter {
+            return self.chosen.take().map(|verdict| self.answered(verdict));
+        }
+        self.chosen = None;
         let rule = |at: usize| offers.get(at).cloned();
-        let verdict = match key.code {
-            KeyCode::Char('y') => Verdict::Once,
-            KeyCode::Char('s') => Verdict::Session(rule(0)?),
-            KeyCode::Char('w') => Verdict::Session(rule(1)?),
-            KeyCode::Char('a') => Verdict::Always(rule(0)?),
-            KeyCode::Char('n') => Verdict::No(None),
-            KeyCode::Char('t') => {
-                self.denying = true;
-                return None;
-            }
-            KeyCode::Esc => return Some(Intent::Cancel),
-            _ => return None,
-        };
+        // A yes is for what was seen.
+        let may_allow = self.seen_whole.get() && self.has_room.get();
+        match key.code {
+            KeyCode::Char('y') if may_allow => return Some(self.answered(Verdict::Once)),
+            KeyCode::Char('s') if may_allow => self.chosen = rule(0).map(Verdict::Session),
+            KeyCode::Char('w') if may_allow => self.chosen = rule(1).map(Verdict::Session),
+            KeyCode::Char('a') if may_allow => self.chosen = rule(0).map(Verdict::Always),
+            KeyCode::Char('n') => return Some(self.answered(Verdict::No(None))),
+            KeyCode::Char('t') => self.begin_denying(),
+            _ => {}
+        }
+        None
+    }
+
+    fn answered(&mut self, verdict: Verdict) -> Intent {
         self.questions.pop_front();
-        Some(Intent::Answer(verdict))
+        self.unsettle();
+        Intent::Answer(verdict)
     }
 
     /// No, and why.
     fn deny(&mut self) -> Intent {
-        self.denying = false;
-        self.questions.pop_front();
-        let why = self.input.take();
-        Intent::Answer(Verdict::No(Some(why).filter(|why| !why.trim().is_empty())))
+        let why = self.input.text().trim().to_owned();
+        self.end_denying();
+        self.answered(Verdict::No(Some(why).filter(|why| !why.is_empty())))
     }
 }
 
@@ -206,18 +232,65 @@ mod tests {
         assert_eq!(press(&mut state, "x<c-c><c-c><c-c>"), [Intent::Quit]);
     }
 
+    fn asking() -> State {
+        let mut state = State { running: Some(Default::default()), ..State::default() };
+        state.ask(question());
+        state.settled = true;
+        state.seen_whole.set(true);
+        state.has_room.set(true);
+        state
+    }
+
     #[test]
     fn a_question_takes_only_its_own_keys() {
-        let mut state = State { running: Some(Default::default()), ..State::default() };
-        state.questions.push_back(question());
-        assert!(press(&mut state, "<enter>xqw").is_empty());
-        assert_eq!(press(&mut state, "s"), [Intent::Answer(Verdict::Session("bash(make)".into()))]);
-        state.questions.push_back(question());
+        let mut state = asking();
+        assert!(press(&mut state, "<enter>xqw<enter>").is_empty());
+        // A rule is confirmed; any other key takes it back.
+        assert!(press(&mut state, "sx<enter>").is_empty());
+        assert_eq!(
+            press(&mut state, "s<enter>"),
+            [Intent::Answer(Verdict::Session("bash(make)".into()))]
+        );
+        let mut state = asking();
+        state.key(KeyEvent::new(KeyCode::Char('a'), KeyModifiers::CONTROL));
+        state.key(KeyEvent::new(KeyCode::Char('y'), KeyModifiers::ALT));
+        assert!(state.chosen.is_none() && state.questions.len() == 1);
+        state.input.set("");
         let sent = press(&mut state, "ttoo slow<enter>");
         assert_eq!(sent, [Intent::Answer(Verdict::No(Some("too slow".into())))]);
         assert!(state.questions.is_empty() && state.input.is_empty());
         state.on(AgentEvent::Text { text: "a\u{1b}[31mb".into() });
         assert_eq!(state.last_answer(), Some("a\\u{1b}[31mb"));
+    }
+
+    #[test]
+    fn what_was_not_seen_or_is_typed_ahead_is_not_allowed() {
+        let mut state = asking();
+        state.settled = false;
+        assert!(press(&mut state, "yay").is_empty());
+        assert_eq!(state.input.text(), "yay", "a draft goes on");
+        state.settled = true;
+        assert!(press(&mut state, "y").is_empty(), "a draft has the keys");
+        state.input.set("");
+        state.seen_whole.set(false);
+        assert!(press(&mut state, "ysa<enter>").is_empty());
+        state.seen_whole.set(true);
+        state.has_room.set(false);
+        assert!(press(&mut state, "y").is_empty());
+        assert_eq!(press(&mut state, "n"), [Intent::Answer(Verdict::No(None))]);
+        // The next question starts unsettled.
+        let mut state = asking();
+        state.ask(question());
+        assert_eq!(press(&mut state, "yy").len(), 1);
+    }
+
+    #[test]
+    fn a_paste_or_an_image_is_no_command() {
+        let mut state = State::default();
+        state.input.paste(&"!rm -rf x\n".repeat(20));
+        assert!(matches!(press(&mut state, "<enter>")[..], [Intent::Prompt(_)]));
+        state.input.insert("![logo](a.png)");
+        assert!(matches!(press(&mut state, "<enter>")[..], [Intent::Prompt(_)]));
     }
 
     #[test]

@@ -102,8 +102,19 @@ pub struct State {
     /// Lines between the end of the conversation and the lower edge of the screen.
     pub scroll: Cell<usize>,
     pub hide_reasoning: bool,
+    /// The question in front has been on the screen for a while without a key: keys are meant for it.
+    pub settled: bool,
+    /// An answer that stores a rule, until Enter confirms it.
+    pub chosen: Option<Verdict>,
+    /// All of the question can be, or has been, seen; and there is room for its answers.
+    pub seen_whole: Cell<bool>,
+    pub has_room: Cell<bool>,
+    /// How far the question is scrolled.
+    pub question_scroll: Cell<usize>,
     /// The reason of a denial is being typed.
     pub denying: bool,
+    /// What was being written before that.
+    pub(super) stash: String,
     /// A key that is meant twice was pressed once.
     pub armed_quit: bool,
 }
@@ -228,11 +239,43 @@ impl State {
         }
     }
 
+    /// A question comes; if it is the one in front, nothing typed before is its answer.
+    pub fn ask(&mut self, question: Approval) {
+        if self.questions.is_empty() {
+            self.unsettle();
+        }
+        self.questions.push_back(question);
+    }
+
+    /// Another question is in front now.
+    pub(super) fn unsettle(&mut self) {
+        self.settled = false;
+        self.chosen = None;
+        self.seen_whole.set(false);
+        self.question_scroll.set(0);
+    }
+
+    /// The input is for the reason of a denial, for a while.
+    pub(super) fn begin_denying(&mut self) {
+        self.denying = true;
+        self.stash = self.input.text().to_owned();
+        self.input.set("");
+    }
+
+    pub(super) fn end_denying(&mut self) {
+        self.denying = false;
+        let stash = std::mem::take(&mut self.stash);
+        self.input.set(stash);
+    }
+
     /// A run has ended: what still runs on the screen has ended too.
     pub fn run_ended(&mut self) {
         self.running = None;
         self.questions.clear();
-        self.denying = false;
+        if self.denying {
+            self.end_denying();
+        }
+        self.unsettle();
         for entry in &mut self.entries {
             if let Kind::Tool(tool) = &entry.kind
                 && tool.status.is_none()
@@ -264,8 +307,15 @@ impl State {
     pub(super) fn submit(&mut self) -> Option<Intent> {
         let line = self.input.text().trim().to_owned();
         if line.is_empty() {
-            return None;
+            // What was held back when a run did not go well.
+            let held = self.running.is_none().then(|| self.queue.pop_front()).flatten();
+            return held.map(Intent::Prompt);
         }
+        // Only what was typed is a command of the user's: not a paste, and not the image of a document.
+        let command = line.starts_with('!')
+            && !line.starts_with("![")
+            && !line.contains('\n')
+            && !self.input.has_pastes();
         // `.name` is short for `/prompt name`.
         let name = line.strip_prefix('.').filter(|name| {
             !name.is_empty() && name.chars().all(|letter| letter.is_alphanumeric() || letter == '-')
@@ -299,7 +349,7 @@ impl State {
         }
         let whole = self.input.take();
         if self.running.is_some() {
-            if whole.starts_with('!') {
+            if command {
                 self.notice("not while the agent runs: Ctrl-C ends the run");
                 self.input.set(whole);
                 return None;
@@ -307,7 +357,7 @@ impl State {
             self.queue.push_back(whole);
             return None;
         }
-        match whole.trim().strip_prefix('!') {
+        match whole.trim().strip_prefix('!').filter(|_| command) {
             Some(command) => Some(Intent::Shell(command.trim().to_owned())),
             None => Some(Intent::Prompt(whole)),
         }

@@ -16,7 +16,7 @@ pub fn wrap(
     let mut lines = Vec::new();
     let mut line = Builder::new(first, width);
     for span in spans {
-        for word in span.content.split_word_bounds() {
+        for word in span.content.replace('\t', "    ").split_word_bounds() {
             if word == "\n" {
                 lines.push(line.finish());
                 line = Builder::new(rest, width);

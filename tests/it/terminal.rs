@@ -202,10 +202,14 @@ fn a_question_is_asked_in_full_and_typed_ahead_keys_do_not_answer_it() {
     {
         terminal.wait_for(words);
     }
+    terminal.wait_for("Answer with a key.");
     assert!(!world.has("made.txt"));
-    terminal.send("y");
+    terminal.send("yy");
     terminal.wait_for("touch other");
-    terminal.wait_for("Run this command?");
+    // The second y came too early for the second question: it is in the input, and so has the keys.
+    terminal.wait_for("Your line has the keys");
+    terminal.send("\x15");
+    terminal.wait_for("Answer with a key.");
     terminal.send("tnot that\r");
     terminal.wait_for("Finished.");
     terminal.wait_for("⊘ bash touch other");
@@ -234,6 +238,8 @@ fn a_run_is_interrupted_and_what_was_queued_is_sent_or_cleared() {
     terminal.send("second\r");
     terminal.wait_for("1 queued");
     terminal.send("\x1b");
+    terminal.wait_for("1 queued (Enter sends)");
+    terminal.send("\r");
     terminal.wait_for("Second answer.");
     terminal.send("third\r");
     server.wait_for_requests(3);
@@ -265,7 +271,7 @@ fn nothing_hostile_reaches_the_terminal() {
         Reply::text("```\nunfinished [link](http://evil) \u{1b}[8m"),
     ]);
     let mut terminal = Terminal::start(&world, Some(&server), &["go"]);
-    terminal.wait_for("Run this command?");
+    terminal.wait_for("Answer with a key.");
     terminal.send("n");
     terminal.wait_for("unfinished");
     terminal.send("\x0f");
@@ -401,8 +407,10 @@ fn undo_and_a_rule_of_the_session_work_from_the_screen() {
     ])
     .allowing_summaries();
     let mut terminal = Terminal::start(&world, Some(&server), &["go"]);
-    terminal.wait_for("Run this command?");
+    terminal.wait_for("Answer with a key.");
     terminal.send("s");
+    terminal.wait_for("Enter: yes, until the session ends");
+    terminal.send("\r");
     terminal.wait_for("Finished.");
     terminal.send("/permissions\r");
     terminal.wait_for("• bash(touch made.txt)");
@@ -451,4 +459,35 @@ fn the_conversation_is_shortened_and_a_prompt_is_written_in_an_editor() {
         said[0].contains("We found alpha.") && said.last().unwrap().contains("edited"),
         "{said:?}"
     );
+}
+
+#[test]
+fn settings_of_a_resumed_session_stay_and_a_command_of_the_users_can_be_ended() {
+    let world = World::new(Account::Current);
+    let server = ModelServer::start(vec![Reply::text("Hello.")]);
+    let mut terminal = Terminal::start(&world, Some(&server), &["--read-only", "hi"]);
+    terminal.wait_for("Hello.");
+    terminal.send("\x04");
+    terminal.ended();
+    let mut terminal = Terminal::start(&world, Some(&server), &["-c"]);
+    terminal.wait_for("readonly · native sandbox");
+    terminal.send("/thinking low\r");
+    terminal.wait("the command to be taken", |text| !text.contains("/thinking low"));
+    terminal.send("/thinking\r");
+    terminal.wait_for("! low");
+    terminal.wait_for("readonly · native sandbox");
+    // What was typed now may loosen.
+    terminal.send("/mode standard\r");
+    terminal.wait_for("standard · native sandbox");
+    terminal.send("!sleep 1000\r");
+    terminal.wait_for("working");
+    terminal.send("\x1b");
+    terminal.wait_for("stopped");
+    terminal.send("!sleep 1001\r");
+    terminal.wait_for("working");
+    kill(terminal.program(), Signal::SIGTERM).unwrap();
+    terminal.ended();
+    let left = Command::new("pgrep").args(["-f", "sleep 100[01]"]).output().unwrap();
+    assert!(left.stdout.is_empty());
+    server.finish();
 }
