@@ -40,6 +40,8 @@ pub enum AgentEvent {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Approval {
     pub tool: String,
+    /// A sub-agent asks, not the conversation on the screen.
+    pub of_sub_agent: bool,
     /// The command or the path, in full.
     pub what: String,
     pub directory: String,

@@ -31,6 +31,7 @@ impl Broker {
     pub async fn question(&self, call: &ToolCall, subject: &Subject, reason: String) -> Approval {
         Approval {
             tool: call.name.clone(),
+            of_sub_agent: false,
             what: subject.to_string(),
             directory: self.host().workspace.display().to_string(),
             diff: self.preview(call, subject).await,

@@ -340,7 +340,7 @@ impl Session {
             Decision::Allow { .. } => Grant::Unasked,
             Decision::Grant { .. } => Grant::This,
             Decision::Ask { reason } => {
-                match self.approve(&call, &subject, &reason, repeated).await {
+                match self.approve(&call, &subject, &reason, repeated, scope).await {
                     Ok(()) => Grant::This,
                     Err(denial) => return denied(broker, call, denial),
                 }
@@ -372,6 +372,7 @@ impl Session {
         subject: &Subject,
         reason: &str,
         repeated: bool,
+        scope: Scope<'_>,
     ) -> Result<(), Denial> {
         let mut denial = Denial::new(&self.broker, call, subject, reason);
         let Some(approver) = &self.approver else {
@@ -385,6 +386,7 @@ impl Session {
             return Err(denial);
         }
         let mut question = self.broker.question(call, subject, reason.to_owned()).await;
+        question.of_sub_agent = scope.is_some();
         if repeated {
             // A yes to a loop is a yes to one more round.
             question.offers.clear();
@@ -504,7 +506,7 @@ impl Denial {
 fn denied(broker: &Broker, call: ToolCall, denial: Denial) -> Ended {
     let mode = broker.policy().name;
     let who = match &denial.answer {
-        Some(answer) => format!(" {answer}"),
+        Some(answer) => format!(" {}.", answer.trim_end_matches('.')),
         None if denial.unasked => " There was nobody to ask.".into(),
         None => String::new(),
     };

@@ -196,6 +196,7 @@ mod tests {
     fn question() -> Approval {
         Approval {
             tool: "bash".into(),
+            of_sub_agent: false,
             what: "make".into(),
             directory: "/w".into(),
             diff: None,

@@ -136,7 +136,10 @@ impl<'t> Page<'t> {
             }
             Tag::Paragraph if self.lists.is_empty() => self.gap(),
             Tag::BlockQuote(_) => {
-                self.gap();
+                self.end_block();
+                if self.lists.is_empty() {
+                    self.gap();
+                }
                 self.indents.push("│ ".into());
                 let dim = self.theme.dim;
                 self.push_style(|_| dim);
@@ -346,6 +349,7 @@ mod tests {
         );
         assert_eq!(shown("```py\nprint(1)", 40), ["  print(1)"]);
         assert_eq!(shown("so **far", 40), ["so **far"]);
+        assert_eq!(shown("- two\n  > three", 40), ["• two", "  │ three"]);
     }
 
     proptest! {

@@ -215,7 +215,8 @@ fn question_lines(question: &Approval, width: u16, theme: &Theme) -> Vec<Line<'s
     let width = width.saturating_sub(2);
     let bar = Span::styled("│ ", theme.warn);
     let verb = if question.tool == "bash" { "Run this command?" } else { "Do this?" };
-    let mut lines = vec![Line::styled(verb, theme.warn)];
+    let whose = if question.of_sub_agent { " (a sub-agent asks)" } else { "" };
+    let mut lines = vec![Line::styled(format!("{verb}{whose}"), theme.warn)];
     let what = text::clean(&question.what);
     for (number, line) in what.lines().take(QUESTION_LINES).enumerate() {
         let name = if number == 0 { format!("{} ", question.tool) } else { String::new() };
@@ -470,6 +471,7 @@ mod tests {
     fn question(what: &str) -> Approval {
         Approval {
             tool: "bash".into(),
+            of_sub_agent: false,
             what: what.into(),
             directory: "/w".into(),
             diff: None,
