@@ -16,7 +16,7 @@ use crate::session::Format;
     version,
     args_conflicts_with_subcommands = true,
     after_help = "Exit codes: 0 done; 1 error; 2 usage; 3 the model or provider failed; 4 a needed approval was \
-                  not given; 5 turn or cost limit; 7 this machine cannot confine; 130 interrupted."
+                  not given; 5 turn or cost limit; 6 the check of a loop never passed; 7 this machine cannot confine; 130 interrupted."
 )]
 pub struct Cli {
     #[command(subcommand)]
@@ -305,6 +305,21 @@ pub struct RunFlags {
     /// Play recorded exchanges back, without any network.
     #[arg(long, value_name = "FILE")]
     pub replay: Option<PathBuf>,
+    /// The same task again and again, each time with a fresh conversation, until a check passes.
+    #[arg(long = "loop", conflicts_with_all = ["continue_", "session", "resume"])]
+    pub loop_: bool,
+    /// The task of the loop.
+    #[arg(long, value_name = "TEXT", requires = "loop_")]
+    pub loop_prompt: Option<String>,
+    /// The file in which the loop keeps its plan.
+    #[arg(long, value_name = "FILE", default_value = "LOOP_PLAN.md")]
+    pub loop_plan: PathBuf,
+    /// Most rounds.
+    #[arg(long, value_name = "N", requires = "loop_", value_parser = clap::value_parser!(u64).range(1..))]
+    pub loop_max: Option<u64>,
+    /// The check: a command that runs in a cell after each round; the loop ends when it exits with 0.
+    #[arg(long, value_name = "CMD", requires = "loop_")]
+    pub loop_run: Option<String>,
     /// No colours in the terminal UI.
     #[arg(long)]
     pub no_color: bool,

@@ -11,6 +11,7 @@ pub enum ExitKind {
     Model,
     Denied,
     Limit,
+    CheckFailed,
     CannotConfine,
     Interrupted,
 }
@@ -24,6 +25,7 @@ impl ExitKind {
             ExitKind::Model => 3,
             ExitKind::Denied => 4,
             ExitKind::Limit => 5,
+            ExitKind::CheckFailed => 6,
             ExitKind::CannotConfine => 7,
             ExitKind::Interrupted => 130,
         }
@@ -37,6 +39,7 @@ impl ExitKind {
             ExitKind::Model => "model-failed",
             ExitKind::Denied => "denied",
             ExitKind::Limit => "limit",
+            ExitKind::CheckFailed => "check-failed",
             ExitKind::Interrupted => "interrupted",
         }
     }

@@ -12,6 +12,7 @@ use zerostack_sandbox::Launcher;
 use super::findings;
 use super::prepare::{Plan, RUNG, Saved};
 use super::resume;
+use super::rounds::Rounds;
 use super::start;
 use crate::agent::{AgentEvent, Outcome, ToolStatus};
 use crate::cli::{OutputFormat, RunFlags};
@@ -36,8 +37,9 @@ async fn headless(launcher: Launcher, flags: RunFlags) -> Result<u8, Report> {
     let command = typed_command(&flags.message);
     let prompt_text = match command {
         Some(_) => String::new(),
-        None => prompt_text(&flags.message)?,
+        None => prompt_text(&flags.message, flags.loop_)?,
     };
+    let rounds = Rounds::of(&flags, &prompt_text)?;
     let (mut host, resumed) = resume::place(&flags)?;
     let cells = Cells::new(launcher);
     let layer = resumed.as_ref().map(|resumed| resume::layer(&resumed.loaded.state));
@@ -70,8 +72,12 @@ async fn headless(launcher: Launcher, flags: RunFlags) -> Result<u8, Report> {
     }
     let mut interrupted = std::pin::pin!(interrupted()?);
     let tell = |event: AgentEvent| facts.show(&event);
+    if let Some(rounds) = rounds {
+        let ended = rounds.go(&session.inner, &tell, interrupted.as_mut()).await;
+        return Ok(facts.end(&ended.result, Some((ended.rounds, ended.passed))));
+    }
     let result = session.inner.run(prompt_text, Vec::new(), &tell, interrupted.as_mut()).await;
-    Ok(facts.end(&result))
+    Ok(facts.end(&result, None))
 }
 
 /// The command of a typed `!command`. What is piped in is no part of it.
@@ -90,11 +96,11 @@ async fn shell(session: &Session, command: &str) -> u8 {
     u8::from(result.status != ToolStatus::Ok)
 }
 
-/// Arguments, or standard input, or both.
-fn prompt_text(message: &[String]) -> Result<String, Report> {
+/// Arguments, or standard input, or both. A loop has its task elsewhere.
+fn prompt_text(message: &[String], optional: bool) -> Result<String, Report> {
     let mut prompt = message.join(" ");
     let input = std::io::stdin();
-    if !input.is_terminal() && (prompt.is_empty() || something_comes(&input)) {
+    if !input.is_terminal() && ((prompt.is_empty() && !optional) || something_comes(&input)) {
         let mut bytes = Vec::new();
         let read = input.lock().take(INPUT_LIMIT + 1).read_to_end(&mut bytes);
         // A closed standard input is an empty one.
@@ -114,7 +120,7 @@ fn prompt_text(message: &[String]) -> Result<String, Report> {
             prompt = format!("{prompt}{gap}{piped}");
         }
     }
-    if prompt.trim().is_empty() {
+    if prompt.trim().is_empty() && !optional {
         return Err(Report::usage("there is no prompt").hint("zerostack -p \"your prompt\""));
     }
     Ok(prompt)
@@ -185,8 +191,13 @@ impl Facts {
         }
     }
 
-    fn end(&self, result: &RunResult) -> u8 {
+    /// `rounds` are those of a loop, and whether its check passed.
+    fn end(&self, result: &RunResult, rounds: Option<(u64, Option<bool>)>) -> u8 {
         let (mut kind, mut error) = ending(result);
+        if let (Some((count, Some(false))), None) = (rounds, &error) {
+            kind = ExitKind::CheckFailed;
+            error = Some(format!("the check has not passed in {count} rounds"));
+        }
         let answer = match &result.outcome {
             Outcome::Done { answer } | Outcome::Refused { answer } => answer.as_str(),
             _ => "",
@@ -220,6 +231,7 @@ impl Facts {
             "answer": answer,
             "session": self.session,
             "turns": result.turns,
+            "rounds": rounds.map(|(count, _)| count),
             "usage": result.usage,
             "cost_usd": result.cost,
             "tool_calls": result.calls,

@@ -18,6 +18,7 @@ mod pick;
 mod policy;
 mod prepare;
 mod resume;
+mod rounds;
 mod sandbox;
 mod sessions;
 mod settings;
@@ -70,7 +71,7 @@ fn dispatch(cli: Cli) -> Result<u8, Report> {
             let host = start::host(&[])?;
             sessions::list(&host.sessions(), true, false)
         }
-        None if cli.run.print => headless::run(launcher()?, cli.run),
+        None if cli.run.print || cli.run.loop_ => headless::run(launcher()?, cli.run),
         None => interactive::run(launcher()?, cli.run),
     }
 }

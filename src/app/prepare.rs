@@ -103,7 +103,7 @@ impl Plan {
         }
         let judge = Judge::new(policy, groups, rules);
         let context = readable(&project.context, &judge, host);
-        let (name, attended) = (flags.name.clone(), !flags.print);
+        let (name, attended) = (flags.name.clone(), !flags.print && !flags.loop_);
         if config.max_cost.is_some() && model.facts.price.is_none() {
             let name = text::line(&model.name, 80);
             warnings.push(format!("the price of {name} is not known: --max-cost cannot hold"));

@@ -238,3 +238,55 @@ fn a_start_with_nothing_set_asks_nothing_and_waits_for_nothing() {
         std::process::Command::new("sh").args(["-c", &shell]).env("HOME", world.home()).output();
     assert_eq!(closed.unwrap().status.code(), Some(1));
 }
+
+#[test]
+fn a_loop_ends_when_its_check_passes_and_not_well_if_it_never_does() {
+    for account in accounts() {
+        let world = World::new(account);
+        let write =
+            |id: &str| Reply::call(id, "write", json!({"path": "made.txt", "content": "x\n"}));
+        let server = ModelServer::start(vec![
+            Reply::text("Not yet."),
+            write("w"),
+            Reply::text("Written."),
+            Reply::text("a"),
+            Reply::text("b"),
+        ])
+        .allowing_summaries();
+        let rounds = |check: &str| {
+            world
+                .zerostack(&[
+                    "--provider",
+                    "openai",
+                    "--base-url",
+                    &server.base_url(),
+                    "--model",
+                    "m",
+                ])
+                .env("OPENAI_API_KEY", KEY)
+                .args(&[
+                    "--loop",
+                    "--loop-prompt",
+                    "Make made.txt",
+                    "--loop-max",
+                    "2",
+                    "--loop-run",
+                    check,
+                ])
+                .json()
+                .run()
+        };
+        let out = rounds("echo looked; test -e made.txt").exits(0);
+        assert_eq!((&out.json()["rounds"], &out.json()["answer"]), (&json!(2), &json!("Written.")));
+        let out = rounds("test -e never").exits(6);
+        assert_eq!(out.json()["status"], "check-failed");
+        let requests = server.finish();
+        // Each round begins anew, but for what the check has said.
+        let second = requests[1].said_by("user");
+        assert_eq!(second.len(), 1);
+        for words in ["Make made.txt", "round 2 of at most 2", "LOOP_PLAN.md", "looked\n(exit 1)"] {
+            assert!(second[0].contains(words), "{words} in {}", second[0]);
+        }
+        world.zerostack(&["--loop", "--loop-prompt", "x"]).run().exits(2).says("would never end");
+    }
+}

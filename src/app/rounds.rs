@@ -1,0 +1,106 @@
+//! `--loop`: the same task again and again, each time with a fresh conversation, until a check passes.
+
+use std::future::Future;
+use std::pin::Pin;
+
+use crate::agent::{AgentEvent, Outcome, ToolStatus};
+use crate::cli::RunFlags;
+use crate::report::Report;
+use crate::supervisor::{RunResult, Session, Tell};
+
+/// Longest part of a check's output that the next round is told, characters.
+const OUTPUT: usize = 12_000;
+
+/// A loop as it was typed.
+#[derive(Debug)]
+pub struct Rounds {
+    task: String,
+    plan: String,
+    most: Option<u64>,
+    check: Option<String>,
+}
+
+/// How a loop ended: its last run, and whether the check passed, if there is one.
+pub struct Ended {
+    pub result: RunResult,
+    pub rounds: u64,
+    pub passed: Option<bool>,
+}
+
+impl Rounds {
+    /// What the flags ask for, if they ask for a loop. `prompt` is what was typed or piped besides.
+    pub fn of(flags: &RunFlags, prompt: &str) -> Result<Option<Rounds>, Report> {
+        if !flags.loop_ {
+            return Ok(None);
+        }
+        let task = flags.loop_prompt.clone().unwrap_or_else(|| prompt.to_owned());
+        if task.trim().is_empty() {
+            return Err(
+                Report::usage("a loop needs a task").hint("--loop --loop-prompt \"the task\"")
+            );
+        }
+        if flags.loop_run.is_none() && flags.loop_max.is_none() {
+            return Err(Report::usage("this loop would never end").hint(
+                "give it a check, --loop-run \"cargo test\", or a number of rounds, --loop-max N",
+            ));
+        }
+        let plan = flags.loop_plan.display().to_string();
+        Ok(Some(Rounds { task, plan, most: flags.loop_max, check: flags.loop_run.clone() }))
+    }
+
+    fn prompt(&self, round: u64, last: Option<&str>) -> String {
+        let of = self.most.map(|most| format!(" of at most {most}")).unwrap_or_default();
+        let plan = &self.plan;
+        let mut prompt = format!(
+            "{}\n\nThis is round {round}{of}; you remember nothing of earlier rounds but what is in the files. Read \
+             {plan} first if it is there. Do the next useful step, then write into {plan} what was done and what is \
+             left.",
+            self.task
+        );
+        if let (Some(check), Some(last)) = (&self.check, last) {
+            let length = last.chars().count();
+            let tail: String = last.chars().skip(length.saturating_sub(OUTPUT)).collect();
+            prompt.push_str(&format!("\n\nAfter the last round `{check}` failed:\n{tail}"));
+        }
+        prompt
+    }
+
+    /// Goes round until the check passes, the rounds are used up, or a run does not come to its end.
+    pub async fn go(
+        &self,
+        session: &Session,
+        tell: Tell<'_>,
+        mut cancel: Pin<&mut dyn Future<Output = ()>>,
+    ) -> Ended {
+        let mut last: Option<String> = None;
+        let mut round = 1;
+        loop {
+            session.earlier.take();
+            tell(AgentEvent::Notice { text: format!("round {round}") });
+            let prompt = self.prompt(round, last.as_deref());
+            let result = session.run(prompt, Vec::new(), tell, cancel.as_mut()).await;
+            if !matches!(result.outcome, Outcome::Done { .. }) {
+                return Ended { result, rounds: round, passed: None };
+            }
+            let mut passed = None;
+            if let Some(check) = &self.check {
+                let checked = tokio::select! {
+                    checked = session.shell(check) => checked,
+                    () = cancel.as_mut() => {
+                        let result = RunResult { outcome: Outcome::Cancelled, ..result };
+                        return Ended { result, rounds: round, passed: None };
+                    }
+                };
+                let well = checked.status == ToolStatus::Ok;
+                let word = if well { "passed" } else { "failed" };
+                tell(AgentEvent::Notice { text: format!("the check {word} after round {round}") });
+                passed = Some(well);
+                last = Some(checked.text);
+            }
+            if passed == Some(true) || self.most.is_some_and(|most| round >= most) {
+                return Ended { result, rounds: round, passed };
+            }
+            round += 1;
+        }
+    }
+}
