@@ -5,6 +5,7 @@ mod commands;
 
 use std::future::Future;
 use std::io::{IsTerminal, Write};
+use std::path::Path;
 use std::pin::Pin;
 use std::time::{Duration, Instant};
 
@@ -25,7 +26,7 @@ use crate::cli::RunFlags;
 use crate::model::{Message, ToolCall};
 use crate::policy::Decision;
 use crate::report::Report;
-use crate::supervisor::{Cells, Grant, Question, RunResult, Session};
+use crate::supervisor::{Cells, Grant, Host, Question, RunResult, Session};
 use crate::ui::term::Screen;
 use crate::ui::{Facts, Intent, State, Theme, draw, text};
 
@@ -204,7 +205,7 @@ impl Ui {
                     }
                 }
                 Intent::Edit => {
-                    if let Err(error) = self.edit() {
+                    if let Err(error) = self.edit(session.inner.broker.host()) {
                         self.state.notice(&format!("the editor failed: {error}"));
                     }
                 }
@@ -361,11 +362,14 @@ impl Ui {
 
     /// Opens the user's editor on the text of the input. It runs as the user, as from any shell.
     #[expect(clippy::disallowed_methods, reason = "the user's own editor")]
-    fn edit(&mut self) -> std::io::Result<()> {
+    fn edit(&mut self, host: &Host) -> std::io::Result<()> {
         let variables = ["VISUAL", "EDITOR"].into_iter();
         let editor = variables.filter_map(std::env::var_os).find(|editor| !editor.is_empty());
         let editor = editor.unwrap_or_else(|| "vi".into());
-        let mut file = tempfile::Builder::new().prefix("prompt-").suffix(".md").tempfile()?;
+        // Beside the history: no cell and no other user sees it.
+        let place = host.history_file().parent().map(Path::to_owned).unwrap_or_default();
+        let mut file =
+            tempfile::Builder::new().prefix("prompt-").suffix(".md").tempfile_in(place)?;
         file.write_all(self.state.input.text().as_bytes())?;
         // It would go on reading what is meant for the editor.
         self.keys = None;
