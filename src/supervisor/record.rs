@@ -101,10 +101,15 @@ impl Record {
         self.inner.borrow_mut().failure.take()
     }
 
+    /// From here on, what is spent counts towards the limits of a new run.
+    pub(super) fn begin_run(&self) {
+        self.inner.borrow_mut().run = Spent::default();
+    }
+
     pub(super) fn begin_turn(&self) {
+        self.begin_run();
         let number = {
             let mut inner = self.inner.borrow_mut();
-            inner.run = Spent::default();
             inner.state.turns = inner.state.turns.saturating_add(1);
             inner.state.turns
         };

@@ -133,6 +133,8 @@ impl Session {
 
     /// Summarises what was said so far.
     pub async fn shorten(&self, tell: Tell<'_>, cancel: Cancel<'_>) -> RunResult {
+        // No turn of its own: there is nothing in it to undo.
+        self.record.begin_run();
         let mut agent = Agent::new(self.settings.clone(), self.earlier.take());
         let result = self.drive(&mut agent, Event::Shorten, None, tell, cancel).await;
         self.finished(agent, result, tell)

@@ -440,8 +440,10 @@ fn the_conversation_is_shortened_and_a_prompt_is_written_in_an_editor() {
     world.write("../editor", "#!/bin/sh\necho edited >> \"$1\"\n");
     let editor = world.home().join("editor");
     std::fs::set_permissions(&editor, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    // What the first prompt used up does not stop the summary: that is a run of its own.
+    let arguments = ["--max-turns", "1", "find it"];
     let mut terminal =
-        Terminal::start_with(&world, Some(&server), &["find it"], &[("EDITOR", &editor)]);
+        Terminal::start_with(&world, Some(&server), &arguments, &[("EDITOR", &editor)]);
     terminal.wait_for("Alpha is the answer.");
     terminal.wait("rest", |text| !text.contains("working"));
     terminal.send("/compact\r");
