@@ -388,13 +388,9 @@ mod tests {
         let request = Request {
             model: "m".into(),
             messages: vec![tool("a", vec![image]), tool("b", Vec::new())],
-            tools: Vec::new(),
-            max_tokens: None,
-            temperature: None,
             thinking: Thinking::High,
             ability: Ability { thinks: true, ..Ability::default() },
-            window: None,
-            cache_key: None,
+            ..Request::default()
         };
         let body = body(&request);
         let roles: Vec<_> = (0..3).map(|at| body["messages"][at]["role"].clone()).collect();

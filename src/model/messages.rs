@@ -367,13 +367,9 @@ mod tests {
                 tool("a"),
                 tool("b"),
             ],
-            tools: Vec::new(),
-            max_tokens: None,
-            temperature: None,
             thinking: Thinking::High,
             ability: Ability { thinks: true, ..Ability::default() },
-            window: None,
-            cache_key: None,
+            ..Request::default()
         };
         let body = body(&request);
         assert_eq!(body["messages"].as_array().unwrap().len(), 3);

@@ -184,7 +184,7 @@ pub struct Ability {
 }
 
 /// Everything one request needs.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Request {
     pub model: String,
     pub messages: Vec<Message>,

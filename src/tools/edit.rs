@@ -30,17 +30,29 @@ pub fn run(call: &Call, roots: &Roots, passed: Option<OwnedFd>) -> Outcome {
     if arguments.edits.is_empty() {
         return Err(fault("there are no edits"));
     }
+    rewrite(call, roots, passed, |before| {
+        let mut after = before.to_owned();
+        for (number, edit) in arguments.edits.iter().enumerate() {
+            after = apply(&after, edit).map_err(|why| format!("edit {}: {why}", number + 1))?;
+        }
+        Ok(after)
+    })
+}
+
+/// Makes a file's new text from its old one: the whole change or none of it.
+pub(super) fn rewrite(
+    call: &Call,
+    roots: &Roots,
+    passed: Option<OwnedFd>,
+    change: impl FnOnce(&str) -> Result<String, String>,
+) -> Outcome {
     let file = place::Changing::open(call, roots, passed)?;
     let Some(before) = file.before.clone() else {
         return Err(fault(format!("{} does not exist or is empty; use write", call.shown)));
     };
     file.check(roots)?;
-    let mut after = before.clone();
-    for (number, edit) in arguments.edits.iter().enumerate() {
-        after = apply(&after, edit).map_err(|why| {
-            fault(format!("edit {} of {}: {why}. Nothing was changed.", number + 1, call.shown))
-        })?;
-    }
+    let after = change(&before)
+        .map_err(|why| fault(format!("{}: {why}. Nothing was changed.", call.shown)))?;
     file.replace(&after)?;
     let changes = diff(&call.shown, &before, &after);
     Ok(file.made(roots, &after, changes.clone(), changes))

@@ -6,7 +6,8 @@ use std::os::fd::OwnedFd;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::{Outcome, Roots, arguments, diff, fault, place};
+use super::edit::rewrite;
+use super::{Outcome, Roots, arguments, place};
 use crate::wire::Call;
 
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -49,16 +50,7 @@ fn line_of(anchor_text: &str, lines: &[&str]) -> Result<usize, String> {
 
 pub fn run(call: &Call, roots: &Roots, passed: Option<OwnedFd>) -> Outcome {
     let arguments: Arguments = arguments(call)?;
-    let file = place::Changing::open(call, roots, passed)?;
-    let Some(before) = file.before.clone() else {
-        return Err(fault(format!("{} does not exist or is empty; use write", call.shown)));
-    };
-    file.check(roots)?;
-    let after = apply(&before, &arguments.edits)
-        .map_err(|why| fault(format!("{}: {why}. Nothing was changed.", call.shown)))?;
-    file.replace(&after)?;
-    let changes = diff(&call.shown, &before, &after);
-    Ok(file.made(roots, &after, changes.clone(), changes))
+    rewrite(call, roots, passed, |before| apply(before, &arguments.edits))
 }
 
 fn apply(before: &str, edits: &[Edit]) -> Result<String, String> {
