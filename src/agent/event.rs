@@ -44,6 +44,8 @@ pub struct Approval {
     pub of_sub_agent: bool,
     /// The command or the path, in full.
     pub what: String,
+    /// What else the call says, by name: none of it is kept from whoever answers.
+    pub arguments: Vec<(String, String)>,
     pub directory: String,
     /// What a change would do to the file, as a unified diff.
     pub diff: Option<String>,
@@ -66,4 +68,14 @@ pub enum Verdict {
     Always(String),
     /// No, and perhaps what the model should know about it.
     No(Option<String>),
+}
+
+/// What the arguments of a call are about, for a line on a screen.
+pub fn about(arguments: &Value) -> String {
+    let names = ["command", "path", "pattern", "prompt", "id"];
+    match names.iter().find_map(|name| arguments.get(name)) {
+        Some(Value::String(text)) => text.clone(),
+        Some(other) => other.to_string(),
+        None => String::new(),
+    }
 }

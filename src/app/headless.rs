@@ -14,7 +14,7 @@ use super::prepare::{Plan, RUNG, Saved};
 use super::resume;
 use super::rounds::Rounds;
 use super::start;
-use crate::agent::{AgentEvent, Outcome, ToolStatus};
+use crate::agent::{AgentEvent, Outcome, ToolStatus, about};
 use crate::cli::{OutputFormat, RunFlags};
 use crate::report::{ExitKind, Report};
 use crate::supervisor::{Cells, RunResult, Session};
@@ -275,9 +275,7 @@ fn ending(result: &RunResult) -> (ExitKind, Option<String>) {
 fn show_line(event: &AgentEvent, indent: &str) {
     match event {
         AgentEvent::ToolCall { name, arguments, .. } => {
-            let key = ["command", "path", "pattern", "prompt"];
-            let what = key.iter().find_map(|key| arguments.get(key)).and_then(Value::as_str);
-            let what = text::line(what.unwrap_or_default(), 100);
+            let what = text::line(&about(arguments), 100);
             eprintln!("{indent}• {} {what}", text::line(name, 40));
         }
         AgentEvent::ToolResult { name, status, output, .. } if *status != ToolStatus::Ok => {

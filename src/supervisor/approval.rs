@@ -1,5 +1,6 @@
 //! Questions to a person, as values that any front end can show, and what the answers mean.
 
+use serde_json::{Map, Value};
 use tokio::sync::{mpsc, oneshot};
 
 use super::broker::Broker;
@@ -29,12 +30,18 @@ pub(super) async fn ask(approver: &Approver, approval: Approval) -> Verdict {
 impl Broker {
     /// The question about a call.
     pub async fn question(&self, call: &ToolCall, subject: &Subject, reason: String) -> Approval {
+        let diff = self.preview(call, subject).await;
         Approval {
             tool: call.name.clone(),
             of_sub_agent: false,
-            what: subject.to_string(),
+            what: match subject {
+                // In a command a line end is one; in a path it would pretend to be.
+                Subject::Path(_) => subject.to_string().replace('\n', "\\u{a}"),
+                _ => subject.to_string(),
+            },
+            arguments: more_arguments(call, subject, diff.is_some()),
             directory: self.host().workspace.display().to_string(),
-            diff: self.preview(call, subject).await,
+            diff,
             reason,
             still_refused: self.still_refused(subject),
             offers: self.offers(call, subject),
@@ -80,6 +87,24 @@ impl Broker {
         }
         refused.join(", ")
     }
+}
+
+/// What a call says besides its subject; what a change writes only if no diff shows it.
+fn more_arguments(call: &ToolCall, subject: &Subject, has_diff: bool) -> Vec<(String, String)> {
+    let subject: &[&str] = match subject {
+        Subject::Command(_) => &["command"],
+        Subject::Path(_) if has_diff => &["path", "content", "edits"],
+        Subject::Path(_) => &["path"],
+        Subject::Nothing => &[],
+    };
+    let arguments: Map<String, Value> = serde_json::from_str(&call.arguments).unwrap_or_default();
+    let others = arguments.into_iter().filter(|(name, _)| !subject.contains(&&**name));
+    others
+        .map(|(name, value)| match value {
+            Value::String(text) => (name, text),
+            other => (name, format!("{other:#}")),
+        })
+        .collect()
 }
 
 /// A rule for the same program and its sub-command with other arguments: only for one simple command.

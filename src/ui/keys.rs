@@ -15,10 +15,11 @@ impl State {
             return self.cancel(armed);
         }
         if !self.questions.is_empty() && !self.denying {
+            let page = self.question_rows.get().saturating_sub(1).clamp(1, 1_000) as isize;
             match key.code {
                 KeyCode::Esc => return Some(Intent::Cancel),
-                KeyCode::PageUp => return self.scroll_question(-8),
-                KeyCode::PageDown => return self.scroll_question(8),
+                KeyCode::PageUp => return self.scroll_question(-page),
+                KeyCode::PageDown => return self.scroll_question(page),
                 _ => {}
             }
             let plain = key.modifiers.difference(KeyModifiers::SHIFT).is_empty();
@@ -201,6 +202,7 @@ mod tests {
             directory: "/w".into(),
             diff: None,
             reason: "r".into(),
+            arguments: Vec::new(),
             still_refused: "x".into(),
             offers: vec!["bash(make)".into()],
         }

@@ -6,7 +6,7 @@ use ratatui::text::{Line, Span};
 use unicode_width::UnicodeWidthStr;
 
 use super::theme::Theme;
-use super::{highlight, wrap};
+use super::{highlight, text, wrap};
 
 /// Renders cleaned text.
 pub fn render(text: &str, width: u16, theme: &Theme) -> Vec<Line<'static>> {
@@ -111,7 +111,8 @@ impl<'t> Page<'t> {
         match event {
             Event::Start(tag) => self.start(tag),
             Event::End(tag) => self.end(tag),
-            Event::Text(text) => self.text(&text),
+            // What was written as an entity has not been through the gate.
+            Event::Text(text) => self.text(&text::clean(&text)),
             Event::Code(text) if self.table.is_some() => self.text(&text),
             Event::Code(text) => self.spans.push(Span::styled(text.into_string(), self.theme.code)),
             Event::Html(text) | Event::InlineHtml(text) => self.text(&text),

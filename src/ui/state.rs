@@ -9,7 +9,7 @@ use ratatui::text::Line;
 use super::commands::{self, Command};
 use super::input::Input;
 use super::text;
-use crate::agent::{AgentEvent, Approval, ToolStatus, Verdict};
+use crate::agent::{AgentEvent, Approval, ToolStatus, Verdict, about};
 
 /// What the user wants done.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -108,6 +108,10 @@ pub struct State {
     pub chosen: Option<Verdict>,
     /// All of the question can be, or has been, seen; and there is room for its answers.
     pub seen_whole: Cell<bool>,
+    /// At a width of the window, how many rows of the question have been on the screen without a gap.
+    pub seen_rows: Cell<(u16, usize)>,
+    /// How many of its rows fit.
+    pub question_rows: Cell<usize>,
     pub has_room: Cell<bool>,
     /// How far the question is scrolled.
     pub question_scroll: Cell<usize>,
@@ -187,18 +191,11 @@ impl State {
             AgentEvent::Text { text: words } => self.grow(&words, false),
             AgentEvent::Reasoning { text: words } => self.grow(&words, true),
             AgentEvent::ToolCall { id, name, arguments } => {
-                let key = ["command", "path", "pattern", "prompt", "id"];
-                let what = key.iter().find_map(|key| arguments.get(key));
-                let what = match what {
-                    Some(serde_json::Value::String(what)) => what.clone(),
-                    Some(other) => other.to_string(),
-                    None => String::new(),
-                };
                 self.push(Kind::Tool(Tool {
                     id,
                     task: task.map(str::to_owned),
                     name: text::line(&name, 40),
-                    what: text::line(&what, 400),
+                    what: text::line(&about(&arguments).replace('\n', " ⏎ "), 400),
                     status: None,
                     output: String::new(),
                     open: false,
@@ -252,6 +249,7 @@ impl State {
         self.settled = false;
         self.chosen = None;
         self.seen_whole.set(false);
+        self.seen_rows.set((0, 0));
         self.question_scroll.set(0);
     }
 

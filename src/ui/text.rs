@@ -4,10 +4,12 @@
 /// invisible ones. They become visible.
 pub fn clean(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
-    for character in text.chars() {
+    let mut characters = text.chars().peekable();
+    while let Some(character) = characters.next() {
         match character {
             '\n' | '\t' => out.push(character),
-            '\r' => {}
+            // The line end of some files.
+            '\r' if characters.peek() == Some(&'\n') => {}
             // It makes the character before it a picture.
             '\u{fe0f}' if out.chars().last().is_some_and(|before| !before.is_ascii()) => {
                 out.push(character);
@@ -19,6 +21,20 @@ pub fn clean(text: &str) -> String {
         }
     }
     out
+}
+
+/// The same for what is approved: a line end of another kind and a space that is none make it something
+/// else.
+pub fn exact(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for character in text.chars() {
+        let visible = matches!(character, ' ' | '\t' | '\n') || !character.is_whitespace();
+        match visible {
+            true => out.push(character),
+            false => out.extend(character.escape_unicode()),
+        }
+    }
+    clean(&out)
 }
 
 /// JSON in which what a terminal could act on is escaped the way of JSON: the same value.
@@ -50,9 +66,10 @@ pub fn line(text: &str, width: usize) -> String {
 
 fn is_deceptive(character: char) -> bool {
     matches!(character,
-        '\u{ad}' | '\u{34f}' | '\u{115f}' | '\u{1160}' | '\u{2800}' | '\u{3164}' | '\u{ffa0}'
-        | '\u{fe00}'..='\u{fe0f}' | '\u{e0100}'..='\u{e01ef}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
-        | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
+        '\u{ad}' | '\u{34f}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}' | '\u{180b}'..='\u{180f}'
+        | '\u{1bca0}'..='\u{1bca3}' | '\u{1d173}'..='\u{1d17a}' | '\u{2800}' | '\u{3164}' | '\u{ffa0}'
+        | '\u{fe00}'..='\u{fe0f}' | '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
+        | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e0fff}')
 }
 
 #[cfg(test)]
@@ -65,6 +82,9 @@ mod tests {
         assert_eq!(clean("a\u{1b}[31mb\u{9b}c"), "a\\u{1b}[31mb\\u{9b}c");
         assert_eq!(clean("x\u{202e}y\u{200b}z\r\n"), "x\\u{202e}y\\u{200b}z\n");
         assert_eq!(line("a\nb\tc", 3), "a b…");
+        assert_eq!(clean("./build.sh\r"), "./build.sh\\u{d}");
+        assert_eq!(clean("x\u{180b}y\u{e0fff}"), "x\\u{180b}y\\u{e0fff}");
+        assert_eq!(exact("./b.sh\r\nls\u{a0}-l a\tb"), "./b.sh\\u{d}\nls\\u{a0}-l a\tb");
     }
 
     #[test]

@@ -29,8 +29,7 @@ pub struct Theme {
 }
 
 impl Theme {
-    /// The theme that the environment asks for: none with `NO_COLOR`, 16 colours otherwise, so that the
-    /// terminal's own palette decides how they look.
+    /// No colours, or 16, so that the terminal's own palette decides how they look.
     pub fn choose(no_color: bool) -> Theme {
         if no_color { Theme::plain() } else { Theme::sixteen() }
     }

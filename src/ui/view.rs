@@ -214,14 +214,27 @@ const QUESTION_LINES: usize = 5_000;
 fn question_lines(question: &Approval, width: u16, theme: &Theme) -> Vec<Line<'static>> {
     let width = width.saturating_sub(2);
     let bar = Span::styled("│ ", theme.warn);
+    // A line that was broken to fit looks different from two lines.
+    let broken = Span::styled("│ ↪ ", theme.warn);
     let verb = if question.tool == "bash" { "Run this command?" } else { "Do this?" };
     let whose = if question.of_sub_agent { " (a sub-agent asks)" } else { "" };
     let mut lines = vec![Line::styled(format!("{verb}{whose}"), theme.warn)];
-    let what = text::clean(&question.what);
-    for (number, line) in what.lines().take(QUESTION_LINES).enumerate() {
-        let name = if number == 0 { format!("{} ", question.tool) } else { String::new() };
+    let what = text::exact(&question.what);
+    for (number, line) in what.split('\n').take(QUESTION_LINES).enumerate() {
+        let name = if number == 0 { text::line(&question.tool, 80) + " " } else { String::new() };
         let spans = [Span::styled(name, theme.dim), Span::styled(line.to_owned(), theme.accent)];
-        lines.extend(wrap::wrap(&spans, width, &bar, &bar));
+        lines.extend(wrap::wrap(&spans, width, &bar, &broken));
+    }
+    let inner = Span::styled("│ │ ", theme.warn);
+    for (name, value) in &question.arguments {
+        lines.push(Line::from(vec![
+            bar.clone(),
+            Span::styled(format!("{}:", text::line(name, 80)), theme.dim),
+        ]));
+        for line in text::exact(value).split('\n').take(QUESTION_LINES) {
+            let spans = [Span::styled(line.to_owned(), theme.accent)];
+            lines.extend(wrap::wrap(&spans, width, &inner, &Span::styled("│ │ ↪ ", theme.warn)));
+        }
     }
     for line in
         question.diff.as_deref().map(text::clean).unwrap_or_default().lines().take(QUESTION_LINES)
@@ -260,7 +273,9 @@ fn answer_lines(
         return vec![Line::styled(format!("{words}   (any other key: back)"), theme.warn)];
     }
     let exact = match question.offers.first() {
-        Some(rule) if rule.len() + 32 <= room && !rule.contains('\n') => text::line(rule, room),
+        Some(rule) if rule.len() + 32 <= room && !rule.contains('\n') => {
+            text::line(&text::exact(rule), room)
+        }
         _ => "exactly this".to_owned(),
     };
     let mut keys = vec![("y", "yes, this once".to_owned())];
@@ -268,7 +283,7 @@ fn answer_lines(
         keys.push(("s", format!("yes, for this session: {exact}")));
     }
     if let Some(wider) = question.offers.get(1) {
-        keys.push(("w", format!("yes, for this session, wider: {}", text::clean(wider))));
+        keys.push(("w", format!("yes, for this session, wider: {}", text::exact(wider))));
     }
     if !question.offers.is_empty() {
         keys.push(("a", format!("yes, always: {exact}")));
@@ -319,15 +334,21 @@ fn draw_question(
         let last = body.len().saturating_sub(rows);
         let first = state.question_scroll.get().min(last);
         state.question_scroll.set(first);
-        if first == last && body.len() < QUESTION_LINES {
+        state.question_rows.set(rows);
+        let seen = Some(state.seen_rows.get()).filter(|(width, _)| *width == area.width);
+        let mut seen = seen.map_or(0, |(_, rows)| rows);
+        if first <= seen {
+            seen = seen.max(first + rows);
+        }
+        state.seen_rows.set((area.width, seen));
+        if seen >= body.len() && body.len() < QUESTION_LINES {
             state.seen_whole.set(true);
         }
         let mut lines = body[first..(first + rows).min(body.len())].to_vec();
         if scrolled {
             let hidden = body.len() - rows;
             let words = format!("… {hidden} of {} lines hidden: PageDown, PageUp", body.len());
-            let must =
-                if state.seen_whole.get() { "" } else { "; a yes only after the end was seen" };
+            let must = if state.seen_whole.get() { "" } else { "; a yes only after all was seen" };
             lines.push(Line::styled(format!("{words}{must}"), theme.warn));
         }
         lines.extend(answers);
@@ -418,6 +439,8 @@ fn status_line(state: &State, width: u16, theme: &Theme) -> Line<'static> {
 
 #[cfg(test)]
 mod tests {
+    use crossterm::event::KeyCode;
+
     use super::*;
     use crate::agent::AgentEvent;
     use ratatui::Terminal;
@@ -476,8 +499,22 @@ mod tests {
             directory: "/w".into(),
             diff: None,
             reason: "Not on the safe list.".into(),
+            arguments: Vec::new(),
             still_refused: "the network".into(),
             offers: vec![format!("bash({what})"), "bash(x *)".into()],
+        }
+    }
+
+    #[test]
+    fn a_question_hides_no_argument_no_line_end_and_no_broken_line() {
+        let mut asked = question("make x # and a comment that is broken here\nrm -rf y\r");
+        asked.arguments = vec![("background".into(), "true".into()), ("x".into(), "a\nb".into())];
+        let mut state = conversation();
+        state.ask(asked);
+        let shown = screen(&state, 40, 40);
+        for words in ["│ ↪ ", "│ rm -rf y\\u{d}", "│ background:", "│ │ true", "│ │ a", "│ │ b"]
+        {
+            assert!(shown.contains(words), "{words} in\n{shown}");
         }
     }
 
@@ -505,7 +542,8 @@ mod tests {
     fn of_a_long_question_the_answers_stay_and_a_yes_waits_for_the_end() {
         for (width, height) in [(100, 30), (100, 24), (60, 20)] {
             let mut state = State::default();
-            let long = format!("{}rm -rf src", "echo step\n".repeat(60));
+            let steps: String = (0..60).map(|step| format!("echo step {step}!\n")).collect();
+            let long = format!("{steps}rm -rf src");
             state.ask(question(&long));
             let shown = screen(&state, width, height);
             for words in
@@ -514,9 +552,29 @@ mod tests {
                 assert!(shown.contains(words), "{width}x{height} {words} in\n{shown}");
             }
             assert!(!shown.contains("rm -rf src") && !state.seen_whole.get());
+            // To have been at its end is not to have seen it.
             state.question_scroll.set(usize::MAX);
             let shown = screen(&state, width, height);
-            assert!(shown.contains("refused even then") && state.seen_whole.get(), "{shown}");
+            assert!(shown.contains("refused even then") && !state.seen_whole.get(), "{shown}");
+            state.question_scroll.set(0);
+            let mut all = screen(&state, width, height);
+            for _ in 0..100 {
+                if state.seen_whole.get() {
+                    break;
+                }
+                state.key(KeyCode::PageDown.into());
+                all += &screen(&state, width, height);
+            }
+            assert!(state.seen_whole.get());
+            for step in 0..60 {
+                assert!(all.contains(&format!("echo step {step}!")), "{width}x{height} {step}");
+            }
+            // What was seen at one width was not seen at another.
+            state.unsettle();
+            screen(&state, width, height);
+            assert_ne!(state.seen_rows.get().1, 0);
+            screen(&state, width + 1, height);
+            assert_eq!(state.seen_rows.get().0, width + 1);
         }
         let mut state = State::default();
         state.ask(question("make"));

@@ -195,3 +195,29 @@ fn a_rule_for_ever_is_written_down_and_a_denied_call_is_not_asked_about_again() 
     let rules = std::fs::read_to_string(front.root.path().join("rules.toml")).unwrap();
     assert_eq!(rules, "allow = [\"bash(touch a)\"]\n");
 }
+
+#[test]
+fn a_question_keeps_no_argument_back() {
+    let calls = [
+        ("write", json!({"path": "docs/a.txt", "content": "evil\nlines\n"})),
+        ("bash", json!({"command": "./daemon", "background": true, "timeout": 99_999})),
+        ("write", json!({"path": "x\n--- a/x\n+++ b/x\n+harmless", "content": "evil"})),
+    ];
+    // The un-asked worker of this mode sees nothing to compare with.
+    let mut front = Front::new(Mode::Restrictive, &calls);
+    let (_, asked) = front.run(|_| Verdict::No(None));
+    let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+    assert_eq!(asked[0].diff, None);
+    assert_eq!(asked[0].arguments, [pair("content", "evil\nlines\n")]);
+    assert_eq!(asked[1].arguments, [pair("background", "true"), pair("timeout", "99999")]);
+    assert!(!asked[2].what.contains('\n') && asked[2].what.contains("\\u{a}"), "{:?}", asked[2]);
+}
+
+#[test]
+fn a_rule_that_cannot_be_written_down_is_not_given_either() {
+    let mut front = Front::new(Mode::Standard, &[("bash", json!({"command": "touch a"}))]);
+    front.session.rules_file = None;
+    let (result, _) = front.run(|question| Verdict::Always(question.offers[0].clone()));
+    assert_eq!(status(&result, "c0"), ToolStatus::Denied);
+    assert!(front.session.broker.grants().is_empty());
+}
