@@ -330,3 +330,28 @@ pub struct RunFlags {
     #[arg(value_name = "MESSAGE")]
     pub message: Vec<String>,
 }
+
+impl RunFlags {
+    /// Another provider: what was typed for the one before, its key above all, is not for this one.
+    pub fn go_to_provider(&mut self, name: &str) {
+        self.provider = Some(name.to_owned());
+        (self.model, self.quick_model) = (None, None);
+        (self.api_key, self.base_url, self.api_style) = (None, None, None);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_typed_for_one_provider_goes_to_another() {
+        let typed = "zerostack --provider one --model m --api-key secret --base-url http://one \
+                     --api-style messages --thinking low";
+        let mut flags = Cli::try_parse_from(typed.split_whitespace()).unwrap().run;
+        flags.quick_model = Some("q".into());
+        flags.go_to_provider("two");
+        let wanted = Cli::try_parse_from(["zerostack", "--provider", "two", "--thinking", "low"]);
+        assert_eq!(format!("{flags:?}"), format!("{:?}", wanted.unwrap().run));
+    }
+}

@@ -151,6 +151,11 @@ impl Broker {
         (self.cells, own.map(|((_, path), hash)| (path, hash)).collect())
     }
 
+    /// How many background commands have not ended.
+    pub fn running_jobs(&self) -> usize {
+        self.jobs.running()
+    }
+
     pub fn cells(&self) -> &Cells {
         &self.cells
     }

@@ -58,8 +58,13 @@ impl Tail {
 
 impl Jobs {
     pub fn has_room(&self) -> bool {
+        self.running() < JOB_LIMIT
+    }
+
+    /// How many have not ended.
+    pub fn running(&self) -> usize {
         self.look_around();
-        self.0.borrow().iter().filter(|job| job.running.is_some()).count() < JOB_LIMIT
+        self.0.borrow().iter().filter(|job| job.running.is_some()).count()
     }
 
     /// Takes over a started command that writes into a pipe; returns its number. A thread reads it all

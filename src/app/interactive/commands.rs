@@ -7,7 +7,7 @@ use crate::cli::{ModeFlags, RunFlags};
 use crate::model::Thinking;
 use crate::policy::Mode;
 use crate::report::Report;
-use crate::supervisor::Session;
+use crate::supervisor::{Broker, Session};
 use crate::ui::{Command, term};
 
 impl Ui {
@@ -85,10 +85,7 @@ impl Ui {
         }
         match command {
             Command::Model => flags.model = given,
-            Command::Provider => {
-                flags.provider = given;
-                (flags.model, flags.base_url) = (None, None);
-            }
+            Command::Provider => flags.go_to_provider(arguments),
             Command::Prompt => flags.load_prompt = given,
             Command::Mode => match Mode::ALL.into_iter().find(|mode| mode.name() == arguments) {
                 Some(mode) => flags.mode = ModeFlags::of(mode),
@@ -160,6 +157,7 @@ impl Ui {
             Some(Ok(saved)) => Some(saved),
             None => None,
         };
+        let lost = lost_with(broker);
         let Prepared { inner, provider, context } = session;
         let Session { broker, record, earlier, backend, settings, recorder, .. } = inner;
         let (cells, seen) = broker.dissolve();
@@ -167,7 +165,7 @@ impl Ui {
         let kept = Saved { journal, state, earlier, seen, warning: None };
         drop((provider, context, settings));
         let saved = saved.unwrap_or(kept);
-        let notices = plan.warnings.iter().chain(&saved.warning).cloned().collect();
+        let notices = plan.warnings.iter().chain(&saved.warning).cloned().chain(lost).collect();
         // Only the kernel can refuse from here on, and it has held a cell of ours before.
         let made = plan.carry_out(cells, host, saved).await;
         let mut made = made.map_err(|report| (None, report))?;
@@ -192,6 +190,19 @@ impl Ui {
         self.state.notice(&words);
         session
     }
+}
+
+/// What ends with a broker: it is never taken over by one with other rights.
+fn lost_with(broker: &Broker) -> Vec<String> {
+    let mut lost = Vec::new();
+    let (grants, jobs) = (broker.grants().len(), broker.running_jobs());
+    if grants > 0 {
+        lost.push(format!("{grants} rules given in this session ended: they are asked again"));
+    }
+    if jobs > 0 {
+        lost.push(format!("{jobs} background commands were ended"));
+    }
+    lost
 }
 
 fn enforced(session: &Session) -> String {
