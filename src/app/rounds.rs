@@ -91,6 +91,13 @@ impl Rounds {
                         return Ended { result, rounds: round, passed: None };
                     }
                 };
+                // It is denied in the next round too.
+                if checked.status == ToolStatus::Denied {
+                    tell(AgentEvent::Notice {
+                        text: format!("the check is denied: {}", checked.text),
+                    });
+                    return Ended { result, rounds: round, passed: Some(false) };
+                }
                 let well = checked.status == ToolStatus::Ok;
                 let word = if well { "passed" } else { "failed" };
                 tell(AgentEvent::Notice { text: format!("the check {word} after round {round}") });

@@ -398,7 +398,7 @@ impl Session {
             Verdict::Once => return Ok(()),
             Verdict::Session(rule) if offers.contains(&rule) => self.broker.grant(&rule).is_ok(),
             Verdict::Always(rule) if offers.contains(&rule) => {
-                self.broker.grant(&rule).is_ok() && self.remember_rule(&rule)
+                self.remember_rule(&rule) && self.broker.grant(&rule).is_ok()
             }
             // A rule that was not offered was not looked at by anybody.
             Verdict::Session(_) | Verdict::Always(_) => false,
