@@ -6,7 +6,7 @@ use std::io::{Read, Write};
 use std::num::NonZero;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -416,8 +416,9 @@ fn undo_and_a_rule_of_the_session_work_from_the_screen() {
     terminal.wait_for("• bash(touch made.txt)");
     terminal.send("/permissions withdraw bash(touch made.txt)\r");
     terminal.wait_for("withdrawn");
+    let before = terminal.text().matches("-one").count();
     terminal.send("/diff\r");
-    terminal.wait("the diff", |text| text.matches("-one").count() >= 1);
+    terminal.wait("the diff", |text| text.matches("-one").count() > before);
     terminal.send("/undo\r");
     terminal.wait_for("took back the last prompt");
     assert_eq!(world.read("a.txt"), "one\n");
@@ -437,13 +438,14 @@ fn the_conversation_is_shortened_and_a_prompt_is_written_in_an_editor() {
         Reply::text("Still alpha."),
     ])
     .allowing_summaries();
-    world.write("../editor", "#!/bin/sh\necho edited >> \"$1\"\n");
+    world.write("../editor", "#!/bin/sh\necho $1 >> \"$2\"\n");
     let editor = world.home().join("editor");
+    let with_argument = PathBuf::from(format!("{} edited", editor.display()));
     std::fs::set_permissions(&editor, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     // What the first prompt used up does not stop the summary: that is a run of its own.
     let arguments = ["--max-turns", "1", "find it"];
     let mut terminal =
-        Terminal::start_with(&world, Some(&server), &arguments, &[("EDITOR", &editor)]);
+        Terminal::start_with(&world, Some(&server), &arguments, &[("EDITOR", &with_argument)]);
     terminal.wait_for("Alpha is the answer.");
     terminal.wait("rest", |text| !text.contains("working"));
     terminal.send("/compact\r");
@@ -481,15 +483,15 @@ fn settings_of_a_resumed_session_stay_and_a_command_of_the_users_can_be_ended() 
     // What was typed now may loosen.
     terminal.send("/mode standard\r");
     terminal.wait_for("standard · native sandbox");
-    terminal.send("!sleep 1000\r");
+    terminal.send("!sleep 86421\r");
     terminal.wait_for("working");
     terminal.send("\x1b");
     terminal.wait_for("stopped");
-    terminal.send("!sleep 1001\r");
+    terminal.send("!sleep 86422\r");
     terminal.wait_for("working");
     kill(terminal.program(), Signal::SIGTERM).unwrap();
     terminal.ended();
-    let left = Command::new("pgrep").args(["-f", "sleep 100[01]"]).output().unwrap();
+    let left = Command::new("pgrep").args(["-f", "sleep 8642[12]"]).output().unwrap();
     assert!(left.stdout.is_empty());
     server.finish();
 }

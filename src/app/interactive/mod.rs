@@ -48,6 +48,7 @@ pub fn run(launcher: Launcher, flags: RunFlags) -> Result<u8, Report> {
 }
 
 async fn interactive(launcher: Launcher, mut flags: RunFlags) -> Result<(), Report> {
+    flags.no_color |= std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     if std::mem::take(&mut flags.resume) {
         match pick::session(&start::host_of(&flags)?, flags.no_color).await? {
             Some(id) => flags.session = Some(id),
@@ -72,12 +73,10 @@ async fn interactive(launcher: Launcher, mut flags: RunFlags) -> Result<(), Repo
     let before = saved.earlier.clone();
     let session = plan.carry_out(cells, host, saved).await?;
     let failed = |error: std::io::Error| Report::error(format!("cannot use the terminal: {error}"));
-    let no_color =
-        flags.no_color || std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     let mut ui = Ui {
         screen: Screen::take().map_err(failed)?,
         state: State::default(),
-        theme: Theme::choose(no_color),
+        theme: Theme::choose(flags.no_color),
         keys: Some(EventStream::new()),
         flags,
         drawn: Instant::now(),
@@ -375,7 +374,11 @@ impl Ui {
         self.keys = None;
         let mut ended = Ok(());
         let paused = self.screen.pause(|| {
-            let status = std::process::Command::new(&editor).arg(file.path()).status();
+            // What is set there may have arguments, as in `code --wait`: a shell takes it apart.
+            let mut script = editor;
+            script.push(" \"$@\"");
+            let mut shell = std::process::Command::new("sh");
+            let status = shell.arg("-c").arg(script).arg("editor").arg(file.path()).status();
             ended = status.and_then(|status| match status.success() {
                 true => Ok(()),
                 false => Err(std::io::Error::other(status.to_string())),
