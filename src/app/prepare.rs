@@ -108,9 +108,7 @@ impl Plan {
             let name = text::line(&model.name, 80);
             warnings.push(format!("the price of {name} is not known: --max-cost cannot hold"));
         }
-        for root in host.roots.iter().filter(|root| root.found.incomplete) {
-            warnings.push(start::incomplete(root));
-        }
+        warnings.extend(start::incomplete(host));
         Ok(Plan {
             judge,
             prompt,

@@ -12,7 +12,7 @@ use crate::nearest::nearest;
 use crate::policy::{Action, Groups, Judge, Mode, Policy, Rule};
 use crate::prompt::ContextFile;
 use crate::report::{ExitKind, Report};
-use crate::supervisor::{self, Cells, Collected, Host, HostError, Root};
+use crate::supervisor::{self, Cells, Collected, Host, HostError};
 use crate::tools::definitions;
 
 /// What an administrator allows at most.
@@ -326,23 +326,19 @@ pub fn scan(cells: &Cells, judge: &Judge, host: &mut Host) -> Result<(), Report>
     let denied = judge.denied_globs("read");
     let found = runtime()?.block_on(supervisor::scan(cells, policy, groups, denied, host, &[]));
     found.map_err(|error| start_report(&error))?;
-    warn_incomplete(host);
+    incomplete(host).for_each(|warning| eprintln!("warning: {warning}"));
     Ok(())
 }
 
-/// Says which directories were too large to look through.
-pub fn warn_incomplete(host: &Host) {
-    for root in host.roots.iter().filter(|root| root.found.incomplete) {
-        eprintln!("warning: {}", incomplete(root));
-    }
-}
-
-/// What it means that a directory was not looked through.
-pub fn incomplete(root: &Root) -> String {
-    let path = crate::ui::text::line(&root.path.display().to_string(), 300);
-    format!(
-        "{path} could not be looked through completely: deep in it, secrets are not covered and .git is not protected"
-    )
+/// Which directories could not be looked through, and what that means.
+pub fn incomplete(host: &Host) -> impl Iterator<Item = String> {
+    host.roots.iter().filter(|root| root.found.incomplete).map(|root| {
+        let path = crate::ui::text::line(&root.path.display().to_string(), 300);
+        format!(
+            "{path} could not be looked through completely: deep in it, secrets are not covered and .git is not \
+             protected"
+        )
+    })
 }
 
 /// One thread is enough: the work is done in cells and by the model's server.

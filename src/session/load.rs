@@ -13,7 +13,6 @@ const INTERRUPTED: &str = "(interrupted: the session ended before this call did)
 /// A session as it was left.
 #[derive(Debug, Clone)]
 pub struct Loaded {
-    pub path: PathBuf,
     pub header: Header,
     pub state: State,
     /// The conversation as it goes on, without the system prompt; each call has its result.
@@ -70,7 +69,7 @@ pub fn load(path: &Path) -> Result<Loaded, SessionError> {
                     let (path, version) = (path.to_owned(), header.version);
                     return Err(SessionError::Newer { path, version });
                 }
-                loading = Some(Loading::new(path, header));
+                loading = Some(Loading::new(header));
             }
             (Some(entry), Some(loading)) => loading.take(entry),
             _ => damaged += 1,
@@ -88,9 +87,8 @@ struct Loading {
 }
 
 impl Loading {
-    fn new(path: &Path, header: Header) -> Loading {
+    fn new(header: Header) -> Loading {
         let loaded = Loaded {
-            path: path.to_owned(),
             header,
             state: State::default(),
             messages: Vec::new(),

@@ -124,7 +124,11 @@ pub(super) fn open_to_read(
 
 /// The whole text of a regular file.
 pub(super) fn read_text(call: &Call, file: &File) -> Result<String, Fault> {
-    let bytes = read_bytes(call, file)?;
+    text_of(call, read_bytes(call, file)?)
+}
+
+/// Bytes as text, if they are that.
+pub(super) fn text_of(call: &Call, bytes: Vec<u8>) -> Result<String, Fault> {
     if bytes.contains(&0) {
         return Err(fault(format!("{} is a binary file", call.shown)));
     }

@@ -36,11 +36,7 @@ pub fn run(call: &Call, roots: &Roots, passed: Option<OwnedFd>) -> Outcome {
     if let Some(media_type) = media_type(&bytes) {
         return attach(call, media_type, &bytes);
     }
-    if bytes.contains(&0) {
-        return Err(fault(format!("{} is a binary file", call.shown)));
-    }
-    let content =
-        String::from_utf8(bytes).map_err(|_| fault(format!("{} is not UTF-8 text", call.shown)))?;
+    let content = place::text_of(call, bytes)?;
     let text = page(&content, arguments.offset, arguments.limit, call.hashed).map_err(fault)?;
     let hash = Some(roots.memory.borrow_mut().remember(&content));
     Ok(Output { text, hash, ..Output::default() })
