@@ -148,10 +148,10 @@ fn sub_agents_run_at_once_under_the_same_rules_and_cost_once() {
 fn background_commands_are_listed_read_stopped_and_end_with_the_run() {
     for account in accounts() {
         let world = World::new(account);
-        let command = "echo started; sleep 0.2; echo later; sleep 1000";
+        let command = "echo started; sleep 0.2; echo later; sleep 86411";
         let server = ModelServer::start(vec![
             Reply::call("b1", "bash", json!({"command": command, "background": true})),
-            Reply::call("b2", "bash", json!({"command": "sleep 999", "background": true})),
+            Reply::call("b2", "bash", json!({"command": "sleep 86412", "background": true})),
             Reply::call("j1", "jobs", json!({"id": 1, "wait": 1})),
             Reply::call("j2", "jobs", json!({"id": 1, "stop": true})),
             Reply::call("j3", "jobs", json!({})),
@@ -167,7 +167,7 @@ fn background_commands_are_listed_read_stopped_and_end_with_the_run() {
         assert!(output("j2").ends_with("(stopped)"), "{}", output("j2"));
         assert!(output("j3").contains("1 stopped") && output("j3").contains("2 running"));
         assert_eq!(out.fate("j4"), "error");
-        let ended = std::process::Command::new("pgrep").args(["-f", "sleep (1000|999)"]).output();
+        let ended = std::process::Command::new("pgrep").args(["-f", "sleep 8641[12]"]).output();
         assert!(ended.unwrap().stdout.is_empty(), "something is left running");
         server.finish();
     }

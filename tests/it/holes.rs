@@ -38,6 +38,10 @@ fn no_cell_can_make_the_files_that_the_next_session_trusts() {
         };
         let calls: Vec<_> = own.iter().flat_map(|own| write(own)).collect();
         said(&world, &["--yolo", "--no-session"], &calls);
+        // Beside them a command of this mode may write.
+        let other = bash("mkdir -p ~/.config/other && echo x > ~/.config/other/t");
+        said(&world, &["--yolo", "--no-session"], &[other]);
+        assert!(world.home().join(".config/other/t").exists());
         for own in own {
             assert!(!world.home().join(own).join("zerostack/trust.json").exists(), "{own}");
         }

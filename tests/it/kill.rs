@@ -9,9 +9,11 @@ use std::time::{Duration, Instant, SystemTime};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use serde_json::json;
 
+use crate::support::model_server::{ModelServer, Reply};
 use crate::support::run::Run;
-use crate::support::{Account, World, accounts};
+use crate::support::{Account, KEY, World, accounts};
 
 const ROUNDS: u64 = 30;
 const LATEST_KILL_MS: u64 = 400;
@@ -33,7 +35,13 @@ fn a_killed_supervisor_takes_a_command_along() {
 fn a_killed_supervisor_takes_the_agent_s_workers_along() {
     // A session and its audit are meant to outlive a kill.
     let records = [".local/share/zerostack", ".local/state/zerostack"];
-    kill_at_many_moments(&["--provider", "demo", "-p", "x"], &records);
+    let server = ModelServer::always(Reply::call("c", "bash", json!({"command": "sleep 300"})));
+    let url = server.base_url();
+    let provider = ["--provider", "openai", "--model", "m", "--api-key", KEY, "--base-url", &url];
+    let run = [&provider[..], &["--allow", "bash(sleep 300)", "-p", "x"]].concat();
+    let most = kill_at_many_moments(&run, &records);
+    server.finish_loosely();
+    assert!(most > 1, "no kill met a worker");
 }
 
 #[test]

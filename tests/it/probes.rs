@@ -49,7 +49,14 @@ fn a_cell_has_no_key_no_terminal_no_way_out_and_no_mounts_to_change() {
         let host = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let port = host.local_addr().unwrap().port();
         let socket = std::path::Path::new("/run/zerostack-probe.sock");
-        let listening = (account == Account::Current).then(|| UnixListener::bind(socket).ok());
+        let _ = std::fs::remove_file(socket);
+        let root = nix::unistd::Uid::effective().is_root();
+        let listening = root.then(|| UnixListener::bind(socket).unwrap());
+        // Outside there is somebody.
+        assert!(std::net::TcpStream::connect(("127.0.0.1", port)).is_ok());
+        // mount itself says no to whoever is not root.
+        let current_root = root && account == Account::Current;
+        let mount = if current_root { "permission denied" } else { "must be superuser" };
         let commands = [
             "tr '\\0' '\\n' </proc/1/environ; cat /proc/*/environ | tr '\\0' '\\n'".to_owned(),
             "exec 3<>/dev/tty".to_owned(),
@@ -67,12 +74,13 @@ fn a_cell_has_no_key_no_terminal_no_way_out_and_no_mounts_to_change() {
 
         let out = attempt(&world, &flags, &calls).exits(0);
 
+        assert!(output(&out, 0).contains("PATH="), "{out}");
         assert!(!out.stdout.contains(KEY) && !output(&out, 0).contains("API_KEY"), "{out}");
         for (number, reason) in [
             (1, "No such device"),
             (2, "Read-only file system"),
             (3, "Read-only file system"),
-            (4, ""),
+            (4, mount),
             (5, "Network is unreachable"),
             (6, "Connection refused"),
             (7, "(exit 1)"),
@@ -109,41 +117,50 @@ fn a_write_through_a_link_is_refused_and_a_key_file_is_not_read() {
 fn a_denied_file_is_denied_by_every_way_to_it() {
     for account in accounts() {
         let world = World::new(account);
-        world.write(".env", "TOKEN=needle\n");
+        world.write("plain.txt", "TOKEN=needle\n");
         world.write("a/x.txt", "x\n");
         let place = world.workspace().display().to_string();
         let calls = [
-            ("read", json!({"path": ".env"})),
-            ("read", json!({"path": "a/../.env"})),
-            ("read", json!({"path": format!("{place}//.env")})),
-            ("read", json!({"path": format!("/{place}/./.env")})),
+            ("read", json!({"path": "plain.txt"})),
+            ("read", json!({"path": "a/../plain.txt"})),
+            ("read", json!({"path": format!("{place}//plain.txt")})),
+            ("read", json!({"path": format!("/{place}/./plain.txt")})),
             ("grep", json!({"pattern": "needle"})),
-            ("grep", json!({"pattern": "needle", "path": ".env"})),
-            bash("cat .env"),
+            ("grep", json!({"pattern": "needle", "path": "plain.txt"})),
+            bash("cat plain.txt"),
             bash("grep -r needle ."),
-            bash("cat a/../.en*"),
+            bash("cat a/../plai*"),
         ];
         for mode in ["--standard", "--yolo", "--read-only"] {
-            let out = attempt(&world, &[mode, "--deny", "read(**/.env)"], &calls);
+            // Without the rule it is found.
+            let out = attempt(&world, &[mode], &calls);
+            assert!(out.stdout.contains("TOKEN=needle"), "{mode}: {out}");
+            let out = attempt(&world, &[mode, "--deny", "read(**/plain.txt)"], &calls);
             assert!(!out.stdout.contains("TOKEN=needle"), "{mode}: {out}");
         }
         // A sub-agent is no way around.
-        let server = ModelServer::always_from(|requests| {
-            let last = requests.last().unwrap();
-            let results = last.messages().iter().filter(|it| it["role"] == "tool").count();
-            match (last.said_by("user").concat().as_str(), results) {
-                ("go", 0) => Reply::call("t", "task", json!({"prompt": "sub", "full": true})),
-                ("sub", 0) => Reply::calls(&[
-                    ("s0", "read", json!({"path": ".env"})),
-                    ("s1", "grep", json!({"pattern": "needle"})),
-                    ("s2", "bash", json!({"command": "cat .env"})),
-                ]),
-                _ => Reply::text("Done."),
-            }
-        });
-        world.ask(&server, "go").args(&["--yolo", "--deny", "read(**/.env)"]).run().exits(0);
-        let requests = server.finish_loosely();
-        assert!(requests.iter().all(|request| !request.text.contains("TOKEN=needle")));
+        let server = || {
+            ModelServer::always_from(|requests| {
+                let last = requests.last().unwrap();
+                let results = last.messages().iter().filter(|it| it["role"] == "tool").count();
+                match (last.said_by("user").concat().as_str(), results) {
+                    ("go", 0) => Reply::call("t", "task", json!({"prompt": "sub", "full": true})),
+                    ("sub", 0) => Reply::calls(&[
+                        ("s0", "read", json!({"path": "plain.txt"})),
+                        ("s1", "grep", json!({"pattern": "needle"})),
+                        ("s2", "bash", json!({"command": "cat plain.txt"})),
+                    ]),
+                    _ => Reply::text("Done."),
+                }
+            })
+        };
+        for (rule, found) in [("read(nothing)", true), ("read(**/plain.txt)", false)] {
+            let server = server();
+            world.ask(&server, "go").args(&["--yolo", "--deny", rule]).run().exits(0);
+            let requests = server.finish_loosely();
+            let seen = requests.iter().any(|request| request.text.contains("TOKEN=needle"));
+            assert_eq!(seen, found, "{rule}");
+        }
     }
 }
 
@@ -251,9 +268,10 @@ fn a_loop_ends_when_its_check_passes_and_not_well_if_it_never_does() {
             Reply::text("Written."),
             Reply::text("a"),
             Reply::text("b"),
+            Reply::text("c"),
         ])
         .allowing_summaries();
-        let rounds = |check: &str| {
+        let rounds = |check: &str, rules: &[&str]| {
             world
                 .zerostack(&[
                     "--provider",
@@ -273,13 +291,17 @@ fn a_loop_ends_when_its_check_passes_and_not_well_if_it_never_does() {
                     "--loop-run",
                     check,
                 ])
+                .args(rules)
                 .json()
                 .run()
         };
-        let out = rounds("echo looked; test -e made.txt").exits(0);
+        let out = rounds("echo looked; test -e made.txt", &[]).exits(0);
         assert_eq!((&out.json()["rounds"], &out.json()["answer"]), (&json!(2), &json!("Written.")));
-        let out = rounds("test -e never").exits(6);
+        let out = rounds("test -e never", &[]).exits(6);
         assert_eq!(out.json()["status"], "check-failed");
+        // A check that is denied stays denied: no round is paid for after it.
+        let out = rounds("test -e never", &["--deny", "bash(test*)"]).exits(6);
+        assert_eq!(out.json()["rounds"], 1, "{out}");
         let requests = server.finish();
         // Each round begins anew, but for what the check has said.
         let second = requests[1].said_by("user");
