@@ -283,7 +283,9 @@ fn answer_lines(
         keys.push(("s", format!("yes, for this session: {exact}")));
     }
     if let Some(wider) = question.offers.get(1) {
-        keys.push(("w", format!("yes, for this session, wider: {}", text::exact(wider))));
+        // A line end in it would begin a row that looks like an answer.
+        let wider = text::exact(wider).replace('\n', "\\u{a}");
+        keys.push(("w", format!("yes, for this session, wider: {wider}")));
     }
     if !question.offers.is_empty() {
         keys.push(("a", format!("yes, always: {exact}")));
@@ -509,9 +511,11 @@ mod tests {
     fn a_question_hides_no_argument_no_line_end_and_no_broken_line() {
         let mut asked = question("make x # and a comment that is broken here\nrm -rf y\r");
         asked.arguments = vec![("background".into(), "true".into()), ("x".into(), "a\nb".into())];
+        asked.offers[1] = "write(a\n y no/**)".into();
         let mut state = conversation();
         state.ask(asked);
         let shown = screen(&state, 40, 40);
+        assert!(shown.contains("\\u{a}") && !shown.contains("write(a\n"), "{shown}");
         for words in ["│ ↪ ", "│ rm -rf y\\u{d}", "│ background:", "│ │ true", "│ │ a", "│ │ b"]
         {
             assert!(shown.contains(words), "{words} in\n{shown}");
