@@ -221,6 +221,19 @@ pub enum OutputFormat {
     Sarif,
 }
 
+/// What is typed behind `/loop` in the terminal UI.
+#[derive(Debug, Parser)]
+#[command(name = "/loop", disable_help_flag = true)]
+pub struct LoopFlags {
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
+    pub max: Option<u64>,
+    #[arg(long)]
+    pub run: Option<String>,
+    #[arg(long, default_value = "LOOP_PLAN.md")]
+    pub plan: PathBuf,
+    pub task: Vec<String>,
+}
+
 #[derive(Debug, Clone, Args)]
 pub struct RunFlags {
     /// Answer one prompt and exit. Piped input is added to it.

@@ -132,12 +132,14 @@ pub struct CollectWhat {
 
 /// The tool name by which a change is taken back. Its arguments are a [`Restore`].
 pub const RESTORE: &str = "restore";
+/// The call that lists files whose path has these letters in it, in this order: for a person who types.
+pub const LIKE: &str = "like";
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Restore {
     /// The text to put back; `None` removes the file.
     pub text: Option<String>,
-    /// Hash of the text that must be there now.
+    /// Hash of the text that must be there now; empty if there must be no file.
     pub expected: String,
 }
 

@@ -25,9 +25,20 @@ pub enum AgentEvent {
         name: String,
         status: ToolStatus,
         output: String,
+        /// How long it took, questions included.
+        milliseconds: u64,
+        /// Why it was let through, or was not; empty where nothing was decided.
+        because: String,
+        /// Images and documents that came with it: kind and size.
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        attached: Vec<String>,
     },
     Notice {
         text: String,
+    },
+    /// A round of a loop begins.
+    Round {
+        number: u64,
     },
     /// Something that a sub-agent does; `id` is the call that started it.
     Task {
@@ -35,6 +46,9 @@ pub enum AgentEvent {
         event: Box<AgentEvent>,
     },
 }
+
+/// Begins the reason of a call that was let through, and that the sandbox then stopped.
+pub const STOPPED: &str = "stopped by the sandbox";
 
 /// One call that needs a yes: what will happen in full, why it is asked, and what can be answered.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

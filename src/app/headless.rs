@@ -285,6 +285,7 @@ fn show_line(event: &AgentEvent, indent: &str) {
         }
         AgentEvent::Notice { text: notice } => eprintln!("{indent}! {}", text::line(notice, 140)),
         AgentEvent::Task { event, .. } => show_line(event, "      "),
+        AgentEvent::Round { number } => eprintln!("zerostack: round {number}"),
         AgentEvent::Text { .. } | AgentEvent::Reasoning { .. } | AgentEvent::ToolResult { .. } => {}
     }
 }

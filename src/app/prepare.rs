@@ -36,12 +36,15 @@ pub struct Prepared {
     pub provider: String,
     /// What the model was told of the project.
     pub context: Vec<ContextFile>,
+    /// The prompts there are: name and description.
+    pub prompts: Vec<(String, String)>,
 }
 
 /// Everything that a session needs and that can be wrong, found out before anything is started.
 pub struct Plan {
     judge: Judge,
     prompt: Prompt,
+    prompts: Vec<(String, String)>,
     /// The user's mode, before the prompt tightened it.
     users_mode: Mode,
     model: Model,
@@ -68,7 +71,13 @@ impl Plan {
     ) -> Result<Plan, Report> {
         let config = project.resolved.config.clone();
         let mut warnings = Vec::new();
-        let prompt = chosen_prompt(&config, host, project, &mut warnings)?;
+        let all = prompts(host, project);
+        let prompt = chosen_prompt(&config, project, &all, &mut warnings)?;
+        let described = |(name, prompt): (String, Result<Prompt, String>)| match prompt {
+            Ok(prompt) => (name, prompt.description),
+            Err(error) => (name, error),
+        };
+        let prompts = all.into_iter().map(described).collect();
         let users_mode = config.mode.unwrap_or(Mode::Standard);
         let mode = prompt.mode_under(users_mode);
         let (groups, policy) = start::policy(mode, host)?;
@@ -112,6 +121,7 @@ impl Plan {
         Ok(Plan {
             judge,
             prompt,
+            prompts,
             users_mode,
             model,
             recorder,
@@ -187,7 +197,8 @@ impl Plan {
             refused: RefCell::default(),
             tasks: Semaphore::new(TASKS_AT_ONCE),
         };
-        Ok(Prepared { inner, provider: model.provider, context: self.context })
+        let (provider, context) = (model.provider, self.context);
+        Ok(Prepared { inner, provider, context, prompts: self.prompts })
     }
 }
 
@@ -267,12 +278,11 @@ fn prompts(host: &Host, project: &Project) -> Vec<(String, Result<Prompt, String
 
 fn chosen_prompt(
     config: &Config,
-    host: &Host,
     project: &Project,
+    all: &[(String, Result<Prompt, String>)],
     warnings: &mut Vec<String>,
 ) -> Result<Prompt, Report> {
     let wanted = config.prompt.as_deref().unwrap_or("code");
-    let all = prompts(host, project);
     match all.iter().find(|(name, _)| name == wanted) {
         Some((_, Ok(prompt))) => Ok(prompt.clone()),
         Some((_, Err(error))) => Err(Report::error(error)),

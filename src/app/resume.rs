@@ -17,6 +17,15 @@ pub struct Resumed {
     pub journal: Journal,
 }
 
+impl Resumed {
+    /// Locked first: what is read then is what is gone on with.
+    pub fn open(summary: &Summary) -> Result<Resumed, Report> {
+        let journal = Journal::open(&summary.path).map_err(Report::error)?;
+        let loaded = session::load(&summary.path).map_err(Report::error)?;
+        Ok(Resumed { loaded, journal })
+    }
+}
+
 /// What a session brings: its provider, model and prompt, and its mode where that is the stricter one.
 pub fn layer(state: &State) -> Layer {
     let mut table = Table::new();
@@ -54,12 +63,10 @@ pub fn check_place(state: &State, base_url: &str, flags: &RunFlags) -> Result<()
 pub fn place(flags: &RunFlags) -> Result<(Host, Option<Resumed>), Report> {
     let host = start::host_of(flags)?;
     let Some(summary) = wanted(flags, &host)? else { return Ok((host, None)) };
-    // Locked first: what is read then is what is gone on with.
-    let journal = Journal::open(&summary.path).map_err(Report::error)?;
-    let loaded = session::load(&summary.path).map_err(Report::error)?;
-    let directory = &loaded.header.directory;
+    let resumed = Resumed::open(&summary)?;
+    let directory = &resumed.loaded.header.directory;
     if *directory == host.workspace {
-        return Ok((host, Some(Resumed { loaded, journal })));
+        return Ok((host, Some(resumed)));
     }
     std::env::set_current_dir(directory).map_err(|error| {
         Report::error(format!(
@@ -72,7 +79,7 @@ pub fn place(flags: &RunFlags) -> Result<(Host, Option<Resumed>), Report> {
         "zerostack: the session goes on in {}",
         text::clean(&directory.display().to_string())
     );
-    Ok((start::host_of(flags)?, Some(Resumed { loaded, journal })))
+    Ok((start::host_of(flags)?, Some(resumed)))
 }
 
 fn wanted(flags: &RunFlags, host: &Host) -> Result<Option<Summary>, Report> {

@@ -1,6 +1,8 @@
 //! `--loop`: the same task again and again, each time with a fresh conversation, until a check passes.
 
+use std::cell::Cell;
 use std::future::Future;
+use std::path::Path;
 use std::pin::Pin;
 
 use crate::agent::{AgentEvent, Outcome, ToolStatus};
@@ -18,6 +20,8 @@ pub struct Rounds {
     plan: String,
     most: Option<u64>,
     check: Option<String>,
+    /// After the present round it is enough.
+    enough: Cell<bool>,
 }
 
 /// How a loop ended: its last run, and whether the check passed, if there is one.
@@ -33,19 +37,34 @@ impl Rounds {
         if !flags.loop_ {
             return Ok(None);
         }
-        let task = flags.loop_prompt.clone().unwrap_or_else(|| prompt.to_owned());
+        let task = flags.loop_prompt.as_deref().unwrap_or(prompt);
+        let (most, check) = (flags.loop_max, flags.loop_run.clone());
+        Rounds::new(task, &flags.loop_plan, most, check).map(Some).map_err(|report| {
+            let flags = "--loop --loop-prompt \"the task\" --loop-run \"cargo test\" --loop-max N";
+            report.hint(flags)
+        })
+    }
+
+    pub fn new(
+        task: &str,
+        plan: &Path,
+        most: Option<u64>,
+        check: Option<String>,
+    ) -> Result<Rounds, Report> {
         if task.trim().is_empty() {
-            return Err(
-                Report::usage("a loop needs a task").hint("--loop --loop-prompt \"the task\"")
-            );
+            return Err(Report::usage("a loop needs a task"));
         }
-        if flags.loop_run.is_none() && flags.loop_max.is_none() {
-            return Err(Report::usage("this loop would never end").hint(
-                "give it a check, --loop-run \"cargo test\", or a number of rounds, --loop-max N",
-            ));
+        if check.is_none() && most.is_none() {
+            let needs = "this loop would never end: give it a check or a number of rounds";
+            return Err(Report::usage(needs).hint("/loop --max 5 --run \"cargo test\" TASK"));
         }
-        let plan = flags.loop_plan.display().to_string();
-        Ok(Some(Rounds { task, plan, most: flags.loop_max, check: flags.loop_run.clone() }))
+        let (task, plan) = (task.to_owned(), plan.display().to_string());
+        Ok(Rounds { task, plan, most, check, enough: Cell::new(false) })
+    }
+
+    /// Ends the loop after the present round.
+    pub fn stop(&self) {
+        self.enough.set(true);
     }
 
     fn prompt(&self, round: u64, last: Option<&str>) -> String {
@@ -76,7 +95,7 @@ impl Rounds {
         let mut round = 1;
         loop {
             session.earlier.take();
-            tell(AgentEvent::Notice { text: format!("round {round}") });
+            tell(AgentEvent::Round { number: round });
             let prompt = self.prompt(round, last.as_deref());
             let result = session.run(prompt, Vec::new(), tell, cancel.as_mut()).await;
             if !matches!(result.outcome, Outcome::Done { .. }) {
@@ -104,7 +123,8 @@ impl Rounds {
                 passed = Some(well);
                 last = Some(checked.text);
             }
-            if passed == Some(true) || self.most.is_some_and(|most| round >= most) {
+            let enough = passed == Some(true) || self.enough.get();
+            if enough || self.most.is_some_and(|most| round >= most) {
                 return Ended { result, rounds: round, passed };
             }
             round += 1;

@@ -7,9 +7,8 @@ use zerostack_sandbox::Launcher;
 
 use super::{resume, start};
 use crate::cli::{ModeFlags, RuleFlags, SessionsCommand};
-use crate::model::Message;
 use crate::report::Report;
-use crate::session::{self, Change, Entry, Format, Journal, Summary, Turn};
+use crate::session::{self, Change, Entry, Format, Journal, Loaded, Summary, Turn};
 use crate::supervisor::{Broker, Cells, Host, Options, Session};
 use crate::ui::text;
 
@@ -103,21 +102,18 @@ pub fn row(summary: &Summary) -> String {
     )
 }
 
-/// The sessions of a directory, one a line.
-pub fn rows_here(host: &Host) -> Result<String, Report> {
-    let mut all = session::list(&host.sessions()).map_err(Report::error)?;
-    all.retain(|summary| summary.directory == host.workspace);
-    let rows: Vec<String> = all.iter().map(row).collect();
-    Ok(format!("{}\nto go on with one: zerostack --session ID", rows.join("\n")))
-}
-
-/// Writes a session as Markdown to a new file.
+/// Writes a session to a new file, in the form that its name ends with.
 pub fn export_to(session: Option<PathBuf>, file: &str) -> Result<(), Report> {
     let session = session.ok_or_else(|| Report::error("this session is not saved"))?;
     if file.is_empty() {
         return Err(Report::usage("/export FILE"));
     }
-    let text = session::export(&session, Format::Markdown).map_err(Report::error)?;
+    let format = match Path::new(file).extension().and_then(|kind| kind.to_str()) {
+        Some("html") => Format::Html,
+        Some("jsonl") => Format::Jsonl,
+        _ => Format::Markdown,
+    };
+    let text = session::export(&session, format).map_err(Report::error)?;
     write_new(Path::new(file), &text)
 }
 
@@ -131,28 +127,65 @@ fn write_new(path: &Path, text: &str) -> Result<(), Report> {
     })
 }
 
-/// Takes back the last prompt of a session that is open; the conversation as it is then.
-pub async fn undo_last(open: &Session) -> Result<(String, Vec<Message>), Report> {
+/// What was taken back in a session that is open, to be brought back.
+#[derive(Debug)]
+pub struct TakenBack {
+    turns: usize,
+    changes: Vec<Change>,
+}
+
+/// The session of an open one as its file has it.
+pub fn loaded(open: &Session) -> Result<Loaded, Report> {
     let path = open.record.path().ok_or_else(|| Report::error("this session is not saved"))?;
-    let loaded = session::load(&path).map_err(Report::error)?;
-    if loaded.turns.is_empty() {
-        return Err(Report::error("there is no prompt to take back"));
+    session::load(&path).map_err(Report::error)
+}
+
+/// Takes back the last prompts of a session that is open: the files first, then what was said. Says what
+/// was done, and gives what would undo that.
+pub async fn take_back(open: &Session, turns: usize) -> Result<(String, TakenBack), Report> {
+    let loaded = loaded(open)?;
+    match loaded.turns.len() {
+        0 => return Err(Report::error("there is no prompt to take back")),
+        most if turns > most => {
+            return Err(Report::error(format!("there are {most} prompts to take back")));
+        }
+        _ => {}
     }
-    let changes = net_changes(&loaded.turns, 1);
-    for change in &changes {
+    let (words, changes) = restored(open, &net_changes(&loaded.turns, turns), "taken back").await?;
+    open.record.take_back(turns as u64);
+    let what = if turns == 1 { "the last prompt".into() } else { format!("{turns} prompts") };
+    let words = format!("took back {what}; what commands changed is not undone{words}");
+    Ok((words, TakenBack { turns, changes }))
+}
+
+/// Brings back what was taken back.
+pub async fn bring_back(open: &Session, taken: &TakenBack) -> Result<String, Report> {
+    let (words, _) = restored(open, &taken.changes, "brought back").await?;
+    open.record.bring_back(taken.turns as u64);
+    Ok(format!("what was taken back holds again{words}"))
+}
+
+/// Restores files, all or, as far as can be told before, none of them; what was done, and what undoes it.
+async fn restored(
+    open: &Session,
+    changes: &[Change],
+    doing: &str,
+) -> Result<(String, Vec<Change>), Report> {
+    for change in changes {
         let possible = open.broker.restore(change, true).await;
-        possible.map_err(|why| Report::error(format!("{why}; nothing was taken back")))?;
+        possible.map_err(|why| Report::error(format!("{why}; nothing was {doing}")))?;
     }
-    let mut words = "took back the last prompt; what commands changed is not undone".to_owned();
-    for change in &changes {
+    let (mut words, mut back) = (String::new(), Vec::new());
+    for change in changes {
         match open.broker.restore(change, false).await {
-            Ok(_) => words.push_str(&format!("\nrestored {}", change.path.display())),
+            Ok(restored) => {
+                words.push_str(&format!("\nrestored {}", change.path.display()));
+                back.push(restored.back);
+            }
             Err(why) => words.push_str(&format!("\nnot restored: {why}")),
         }
     }
-    open.record.take_back(1);
-    let messages = session::load(&path).map_err(Report::error)?.messages;
-    Ok((words, messages))
+    Ok((words, back))
 }
 
 fn export(summary: &Summary, format: Format, output: Option<&Path>) -> Result<u8, Report> {
@@ -231,7 +264,7 @@ fn undo(launcher: Launcher, wanted: Option<String>, turns: u64, force: bool) -> 
 
 /// What the last turns did to each file together: from what it was before the first change to what the
 /// last one made of it.
-fn net_changes(turns: &[Turn], last: usize) -> Vec<Change> {
+pub fn net_changes(turns: &[Turn], last: usize) -> Vec<Change> {
     let mut changes: Vec<Change> = Vec::new();
     let begin = turns.len().saturating_sub(last);
     for change in turns[begin..].iter().flat_map(|turn| &turn.changes) {

@@ -258,6 +258,8 @@ pub struct Project {
     pub context: Vec<ContextFile>,
     /// Trusted prompts of the project: name and text.
     pub prompts: Vec<(String, String)>,
+    /// Its files that nobody has decided about as they are now.
+    pub undecided: Collected,
 }
 
 /// Looks through the workspace for names to protect and files to read, then resolves the settings.
@@ -286,13 +288,17 @@ pub async fn project(
     if after != before {
         supervisor::scan(cells, &policy, &groups, after, host, &[]).await.map_err(failed)?;
     }
-    let mut project = Project { resolved, context: Vec::new(), prompts: Vec::new() };
+    let mut project =
+        Project { resolved, context: Vec::new(), prompts: Vec::new(), undecided: Vec::new() };
     let own = host.configuration().join("AGENTS.md");
     if let Some(text) = own_file(&own)? {
         project.context.push(ContextFile { path: own, text, trusted: true });
     }
     for (path, text) in collected {
         let trusted = trust.holds(&path, &text);
+        if !trusted && !trust.declined(&path, &text) {
+            project.undecided.push((path.clone(), text.clone()));
+        }
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         if CONTEXT_FILES.contains(&name.as_str()) {
             project.context.push(ContextFile { path, text, trusted });

@@ -85,6 +85,7 @@ edit_system = "similarity"
 compact = true
 reserve_tokens = 16384
 keep_recent_tokens = 12000
+notify = "off"
 "#;
 
 /// Puts the layers together, in their order, below the ceiling.

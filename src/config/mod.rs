@@ -67,6 +67,12 @@ pub struct Config {
     pub reserve_tokens: Option<u64>,
     /// Tokens of the newest messages that a summary leaves as they are.
     pub keep_recent_tokens: Option<u64>,
+    /// Colours: dark, light, contrast, sixteen, none, or one of your own; see themes/README.md.
+    pub theme: Option<String>,
+    /// How you are called when a long run ends or asks: off, bell, desktop.
+    pub notify: Option<Notify>,
+    /// Keys of the terminal UI by action, as `/help` names them: find = ["f5", "ctrl-x"].
+    pub bindings: BTreeMap<String, Vec<String>>,
     /// Where keys are, by provider.
     pub keys: BTreeMap<String, KeyPlace>,
     /// More providers, by name.
@@ -88,6 +94,17 @@ pub enum EditSystem {
     Similarity,
     /// By line numbers that carry a hash of their line.
     Hashedit,
+}
+
+/// How the user is called.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Notify {
+    #[default]
+    Off,
+    Bell,
+    /// By a notification of the terminal (OSC 9).
+    Desktop,
 }
 
 /// Where a key is: exactly one of the three.

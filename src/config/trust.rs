@@ -29,6 +29,16 @@ impl Trust {
         self.known.get(path).is_some_and(|known| *known == hash(text))
     }
 
+    /// Whether the user has looked at this content and does not trust it.
+    pub fn declined(&self, path: &Path, text: &str) -> bool {
+        self.known.get(path).is_some_and(|known| *known == format!("-{}", hash(text)))
+    }
+
+    /// It is not trusted, and need not be asked about as long as it stays the same.
+    pub fn decline(&mut self, path: &Path, text: &str) {
+        self.known.insert(path.to_owned(), format!("-{}", hash(text)));
+    }
+
     pub fn add(&mut self, path: &Path, text: &str) {
         self.known.insert(path.to_owned(), hash(text));
     }
@@ -65,6 +75,10 @@ mod tests {
         assert!(trust.holds(Path::new("/w/AGENTS.md"), "be kind"));
         assert!(!trust.holds(Path::new("/w/AGENTS.md"), "be evil"));
         assert!(!trust.holds(Path::new("/x/AGENTS.md"), "be kind"));
+        trust.decline(Path::new("/w/CLAUDE.md"), "be evil");
+        assert!(!trust.holds(Path::new("/w/CLAUDE.md"), "be evil"));
+        assert!(trust.declined(Path::new("/w/CLAUDE.md"), "be evil"));
+        assert!(!trust.declined(Path::new("/w/CLAUDE.md"), "be kind"));
         trust.forget_below(Path::new("/w"));
         assert!(!trust.holds(Path::new("/w/AGENTS.md"), "be kind"));
         std::fs::write(&file, "broken").unwrap();

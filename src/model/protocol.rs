@@ -41,6 +41,15 @@ impl Api {
         }
     }
 
+    /// Where the list of models is, what it is called there, and the name of a model in it.
+    pub fn models(self) -> (&'static str, &'static str, &'static str) {
+        match self {
+            Api::Completions | Api::Responses | Api::Messages => ("models", "data", "id"),
+            Api::Gemini => ("models?pageSize=200", "models", "name"),
+            Api::Ollama => ("api/tags", "models", "name"),
+        }
+    }
+
     /// The header that carries the key, and what stands before it.
     pub fn key_header(self) -> (&'static str, &'static str) {
         match self {

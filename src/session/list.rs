@@ -174,6 +174,36 @@ pub fn delete(summary: &Summary) -> Result<(), SessionError> {
     }
 }
 
+/// How much of the end of a file a look at it reads, bytes, and how many lines of each message it shows.
+const TAIL: u64 = 64 * 1024;
+const TAIL_LINES: usize = 6;
+
+/// The end of a session's conversation, to recognise it by. What cannot be read is left out.
+pub fn tail(path: &Path) -> String {
+    let read = || -> std::io::Result<Vec<u8>> {
+        let mut file = File::open(path)?;
+        let length = file.metadata()?.len();
+        file.seek(SeekFrom::Start(length.saturating_sub(TAIL)))?;
+        let mut bytes = Vec::new();
+        file.take(TAIL).read_to_end(&mut bytes)?;
+        Ok(bytes)
+    };
+    let bytes = read().unwrap_or_default();
+    let mut parts: Vec<String> = Vec::new();
+    for line in bytes.split(|byte| *byte == b'\n') {
+        let (sign, text) = match Line::parse(line) {
+            Some(Entry::Message(Message::User { text, .. })) => ("> ", text),
+            Some(Entry::Message(Message::Assistant { text, .. })) => ("  ", text),
+            _ => continue,
+        };
+        let lines: Vec<&str> = text.trim().lines().take(TAIL_LINES).collect();
+        if !lines.is_empty() {
+            parts.push(format!("{sign}{}", lines.join("\n  ")));
+        }
+    }
+    parts[parts.len().saturating_sub(6)..].join("\n\n")
+}
+
 /// Sessions with a message that has this text in it, letters of any case, each with the line around it.
 pub fn search(sessions: &Path, wanted: &str) -> Result<Vec<(Summary, String)>, SessionError> {
     let wanted = wanted.to_lowercase();

@@ -47,6 +47,16 @@ struct Summarised {
     summary: Option<String>,
 }
 
+impl Loaded {
+    /// What the user said in a turn.
+    pub fn prompt_of(&self, turn: &Turn) -> &str {
+        match self.all.get(turn.begins) {
+            Some(Message::User { text, .. }) => text,
+            _ => "",
+        }
+    }
+}
+
 /// Reads the session in a file.
 pub fn load(path: &Path) -> Result<Loaded, SessionError> {
     let file = std::fs::File::open(path).map_err(SessionError::os("open", path))?;
@@ -84,6 +94,15 @@ struct Loading {
     loaded: Loaded,
     partial: String,
     summarised: Summarised,
+    /// What was taken back and can hold again, until something new is said.
+    taken: Vec<Taken>,
+}
+
+#[derive(Debug)]
+struct Taken {
+    turn: Turn,
+    messages: Vec<Message>,
+    summarised: Summarised,
 }
 
 impl Loading {
@@ -98,7 +117,8 @@ impl Loading {
             seen: HashMap::new(),
             damaged: 0,
         };
-        Loading { loaded, partial: String::new(), summarised: Summarised::default() }
+        let summarised = Summarised::default();
+        Loading { loaded, partial: String::new(), summarised, taken: Vec::new() }
     }
 
     fn take(&mut self, entry: Entry) {
@@ -110,6 +130,7 @@ impl Loading {
             Entry::Partial(text) => self.partial.push_str(&text),
             Entry::Turn(_) => {
                 self.settle();
+                self.taken.clear();
                 self.loaded.turns.push(Turn {
                     changes: Vec::new(),
                     begins: self.loaded.all.len(),
@@ -150,14 +171,25 @@ impl Loading {
                 self.settle();
                 self.take_back(turns);
             }
+            Entry::Redone(turns) => self.bring_back(turns),
         }
     }
 
     fn take_back(&mut self, turns: u64) {
         for _ in 0..turns {
             let Some(turn) = self.loaded.turns.pop() else { return };
-            self.loaded.all.truncate(turn.begins);
-            self.summarised = turn.summarised;
+            let messages = self.loaded.all.split_off(turn.begins.min(self.loaded.all.len()));
+            let summarised = std::mem::replace(&mut self.summarised, turn.summarised.clone());
+            self.taken.push(Taken { turn, messages, summarised });
+        }
+    }
+
+    fn bring_back(&mut self, turns: u64) {
+        for _ in 0..turns {
+            let Some(Taken { turn, messages, summarised }) = self.taken.pop() else { return };
+            self.loaded.turns.push(turn);
+            self.loaded.all.extend(messages);
+            self.summarised = summarised;
         }
     }
 

@@ -14,7 +14,7 @@ use crate::model::{Message, Usage};
 
 pub use export::{Format, export, import};
 pub use journal::Journal;
-pub use list::{Summary, delete, find, list, search};
+pub use list::{Summary, delete, find, list, search, tail};
 pub use load::{Loaded, Turn, load};
 
 /// Version of the lines.
@@ -55,7 +55,7 @@ pub struct Change {
     pub path: PathBuf,
     /// The text before; `None` if there was no file.
     pub before: Option<String>,
-    /// Hash of the text after.
+    /// Hash of the text after; empty if there is no file.
     pub after: String,
 }
 
@@ -94,6 +94,8 @@ pub enum Entry {
     Seen(PathBuf, String),
     /// So many of the last turns were taken back.
     Undone(u64),
+    /// So many of the turns that were taken back last hold again.
+    Redone(u64),
     Task(TaskMessage),
 }
 
@@ -122,6 +124,8 @@ struct Line {
     #[serde(skip_serializing_if = "Option::is_none")]
     undone: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    redone: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     task: Option<TaskMessage>,
 }
 
@@ -138,6 +142,7 @@ impl Line {
             Entry::Change(change) => line.change = Some(change),
             Entry::Seen(path, hash) => line.seen = Some((path, hash)),
             Entry::Undone(turns) => line.undone = Some(turns),
+            Entry::Redone(turns) => line.redone = Some(turns),
             Entry::Task(message) => line.task = Some(message),
         }
         line
@@ -153,6 +158,7 @@ impl Line {
             .or(self.change.map(Entry::Change))
             .or(self.seen.map(|(path, hash)| Entry::Seen(path, hash)))
             .or(self.undone.map(Entry::Undone))
+            .or(self.redone.map(Entry::Redone))
             .or(self.task.map(Entry::Task))
     }
 

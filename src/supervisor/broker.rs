@@ -24,7 +24,9 @@ use crate::model::{Attachment, ToolCall};
 use crate::policy::{self, Action, Decision, Judge, Place, Rule, Subject, WorkspaceView};
 use crate::session::Change;
 use crate::tools::{BashArguments, Definition, JobsArguments, Kind, definitions};
-use crate::wire::{Before, Call, Fault, Hello, Output, RESTORE, Reply, Restore, Takes, Target};
+use crate::wire::{
+    Before, Call, Fault, Hello, LIKE, Output, RESTORE, Reply, Restore, Takes, Target,
+};
 
 const DEFAULT_SECONDS: u64 = 120;
 /// Longest path the kernel takes, bytes.
@@ -76,6 +78,14 @@ impl Default for Options {
     }
 }
 
+/// What the user has given, and what runs in the background, under a mode.
+#[derive(Debug)]
+pub struct Given {
+    mode: policy::Mode,
+    rules: Vec<Rule>,
+    jobs: Jobs,
+}
+
 /// What a call has done.
 #[derive(Debug)]
 pub struct Executed {
@@ -84,11 +94,21 @@ pub struct Executed {
     pub change: Option<Change>,
     /// A file that the model has seen: path and hash.
     pub seen: Option<(PathBuf, String)>,
+    /// What the sandbox stopped, and whether a yes to the call would let it through.
+    pub stopped: Option<Stopped>,
+}
+
+/// Why a command failed although nobody had denied it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stopped {
+    pub why: &'static str,
+    /// With a yes it has the rights for it.
+    pub may_be_granted: bool,
 }
 
 impl From<ToolResult> for Executed {
     fn from(result: ToolResult) -> Executed {
-        Executed { result, change: None, seen: None }
+        Executed { result, change: None, seen: None, stopped: None }
     }
 }
 
@@ -143,12 +163,30 @@ impl Broker {
         }
     }
 
-    /// Ends the workers and gives back what others are made from: the way to start cells, and what the
-    /// model has seen of files.
-    pub fn dissolve(self) -> (Cells, HashMap<PathBuf, String>) {
+    /// Ends the workers and gives back what others are made from: the way to start cells, what the model
+    /// has seen of files, and what was given and started during the session.
+    pub fn dissolve(self) -> (Cells, HashMap<PathBuf, String>, Given) {
         let seen = self.seen.into_inner().into_iter();
         let own = seen.filter(|((conversation, _), _)| conversation.is_empty());
-        (self.cells, own.map(|((_, path), hash)| (path, hash)).collect())
+        let seen = own.map(|((_, path), hash)| (path, hash)).collect();
+        let mode = self.judge.policy().name;
+        (self.cells, seen, Given { mode, rules: self.granted.into_inner(), jobs: self.jobs })
+    }
+
+    /// Takes over what was given under the same mode; under another one it would have other rights.
+    pub fn take_over(&mut self, given: Given) {
+        if given.mode == self.judge.policy().name {
+            self.granted = RefCell::new(given.rules);
+            self.jobs = given.jobs;
+        }
+    }
+
+    /// The background commands, or one of them with the end of its output; ends it, if that is wanted.
+    pub async fn jobs(&self, id: Option<u64>, stop: bool) -> Result<String, String> {
+        match id {
+            Some(id) => self.jobs.look(id, None, stop).await,
+            None => Ok(self.jobs.list()),
+        }
     }
 
     /// How many background commands have not ended.
@@ -279,7 +317,7 @@ impl Broker {
     ) -> Executed {
         let kind = self.tool(&call.name).map(|tool| tool.kind);
         match (kind, subject) {
-            (Some(Kind::Command), _) => self.command(call, grant).await.into(),
+            (Some(Kind::Command), _) => self.command(call, grant).await,
             (Some(Kind::Jobs), _) => self.look_at_jobs(call).await.into(),
             (Some(Kind::Local), _) => {
                 self.file_call(call, Target::Nothing, "", None, None).await.into()
@@ -305,7 +343,7 @@ impl Broker {
         if let Some((_, hash)) = &seen {
             self.seen.borrow_mut().insert(key, hash.clone());
         }
-        Executed { result, change, seen }
+        Executed { result, change, seen, stopped: None }
     }
 
     async fn look_at_jobs(&self, call: &ToolCall) -> ToolResult {
@@ -320,10 +358,10 @@ impl Broker {
         looked.map_or_else(error, |text| ToolResult::new(ToolStatus::Ok, text))
     }
 
-    async fn command(&self, call: &ToolCall, grant: Grant) -> ToolResult {
+    async fn command(&self, call: &ToolCall, grant: Grant) -> Executed {
         let arguments = match arguments::<BashArguments>(call) {
             Ok(arguments) => arguments,
-            Err(message) => return error(message),
+            Err(message) => return error(message).into(),
         };
         let policy = self.judge.policy();
         let subject = Subject::Command(arguments.command.clone());
@@ -331,13 +369,13 @@ impl Broker {
         let confinement = confine::command(policy, self.judge.groups(), &self.host, rights);
         let argv = vec![b"bash".into(), b"-c".into(), arguments.command.clone().into_bytes()];
         if arguments.background {
-            return self.in_background(&confinement, argv, arguments.command).await;
+            return self.in_background(&confinement, argv, arguments.command).await.into();
         }
         let wanted = arguments.timeout.unwrap_or(DEFAULT_SECONDS).max(1);
         let seconds = wanted.min(policy.limits.seconds);
         let request = CommandRequest { confinement, argv, limit: Duration::from_secs(seconds) };
         match self.cells.run(request, Capture::new(&self.options.outputs)).await {
-            Err(failure) => error(format!("The command was not started: {failure}")),
+            Err(failure) => error(format!("The command was not started: {failure}")).into(),
             Ok(end) => {
                 let ending = match end.exit {
                     None => format!("(killed after {seconds} s)"),
@@ -356,11 +394,14 @@ impl Broker {
                 } else {
                     ToolStatus::Error
                 };
-                let hint = match status {
-                    ToolStatus::Ok => String::new(),
-                    _ => sandbox_hint(&end.output, rights, self.exact_rule(call, &subject)),
+                let stopped = match status {
+                    ToolStatus::Ok => None,
+                    _ => stopped(&end.output, policy, rights),
                 };
-                ToolResult::new(status, format!("{}{line}{ending}{copy}{hint}", end.output))
+                let rule = self.exact_rule(call, &subject);
+                let hint = stopped.map(|stopped| hint(stopped, rule)).unwrap_or_default();
+                let text = format!("{}{line}{ending}{copy}{hint}", end.output);
+                Executed { stopped, ..ToolResult::new(status, text).into() }
             }
         }
     }
@@ -509,9 +550,43 @@ impl Broker {
         }
     }
 
+    /// Files of the workspace with these letters in their path, as far as `find_files` may look without a
+    /// question.
+    pub async fn files_like(&self, letters: &str) -> Vec<String> {
+        let find = ToolCall {
+            id: String::new(),
+            name: "find_files".into(),
+            arguments: "{\"pattern\":\"*\"}".into(),
+        };
+        let Ok(subject) = self.look_at(&find) else { return Vec::new() };
+        let Decision::Allow { .. } = self.decide(&find, &subject) else { return Vec::new() };
+        let Some(target) = self.target(&self.host.workspace) else { return Vec::new() };
+        let mut call = self.wire_call(&find, target, ".");
+        call.tool = LIKE.into();
+        call.arguments = serde_json::Value::from(letters).to_string();
+        let result = self.answer(call, None, None).await.result;
+        match result.status {
+            ToolStatus::Ok => result.text.lines().map(str::to_owned).collect(),
+            _ => Vec::new(),
+        }
+    }
+
+    /// The branch that is checked out, as far as a worker may look without a question.
+    pub async fn branch(&self) -> Option<String> {
+        let arguments = "{\"path\":\".git/HEAD\"}".to_owned();
+        let read = ToolCall { id: String::new(), name: "read".into(), arguments };
+        let subject = self.look_at(&read).ok()?;
+        let Decision::Allow { .. } = self.decide(&read, &subject) else { return None };
+        // Not as if the model had seen it.
+        let target = self.target(&self.host.workspace.join(".git/HEAD"))?;
+        let result = self.file_call(&read, target, ".git/HEAD", None, None).await.result;
+        let (_, branch) = result.text.lines().next()?.split_once("ref: refs/heads/")?;
+        (result.status == ToolStatus::Ok).then(|| branch.to_owned())
+    }
+
     /// Takes a change back, with the rights of the un-asked worker: the file as the tool left it
     /// becomes what it was before. With `check` it is only found out whether that can be done.
-    pub async fn restore(&self, change: &Change, check: bool) -> Result<String, String> {
+    pub async fn restore(&self, change: &Change, check: bool) -> Result<Restored, String> {
         let shown = change.path.strip_prefix(&self.host.workspace).unwrap_or(&change.path);
         let shown = shown.display().to_string();
         let target =
@@ -522,10 +597,24 @@ impl Broker {
         call.preview = check;
         let reply = self.answer(call, None, None).await;
         match reply.result.status {
-            ToolStatus::Ok => Ok(reply.result.text),
+            ToolStatus::Ok => {
+                let before = reply.before.and_then(|Before(text)| text);
+                let after = reply.hash.unwrap_or_default();
+                let back = Change { path: change.path.clone(), before, after };
+                Ok(Restored { diff: reply.result.text, back })
+            }
             _ => Err(reply.result.text),
         }
     }
+}
+
+/// A file that was put back to what it was.
+#[derive(Debug)]
+pub struct Restored {
+    /// What that did, as a unified diff.
+    pub diff: String,
+    /// What would undo it.
+    pub back: Change,
 }
 
 /// A worker's reply about one path.
@@ -552,16 +641,24 @@ fn policy_call(call: &ToolCall, subject: &Subject) -> policy::Call {
     policy::Call { tool: call.name.clone(), subject: subject.clone() }
 }
 
-/// What a person can do about a command that failed since the sandbox held it.
-fn sandbox_hint(output: &str, rights: Rights, exact: Option<String>) -> String {
+/// What the sandbox stopped, told by the errors of the kernel in the output of a command that failed.
+fn stopped(output: &str, policy: &policy::Policy, rights: Rights) -> Option<Stopped> {
     let signs = [
         ("Read-only file system", "commands that were not asked for see the workspace read-only"),
         ("Network is unreachable", "cells have no network"),
     ];
-    let Some((_, why)) = signs.iter().find(|(sign, _)| output.contains(sign)) else {
-        return String::new();
-    };
-    match exact.filter(|_| rights == Rights::Unasked && why.contains("read-only")) {
+    let (sign, why) = signs.into_iter().find(|(sign, _)| output.contains(sign))?;
+    let writes = |rights| confine::command_rights(policy, rights) == WorkspaceView::ReadWrite;
+    let may_be_granted = sign == signs[0].0
+        && rights == Rights::Unasked
+        && writes(Rights::Granted)
+        && !writes(rights);
+    Some(Stopped { why, may_be_granted })
+}
+
+/// What a person can do about it.
+fn hint(Stopped { why, may_be_granted }: Stopped, rule: Option<String>) -> String {
+    match rule.filter(|_| may_be_granted) {
         Some(rule) => {
             format!("\n(The sandbox: {why}. The user can allow exactly this with the rule {rule})")
         }

@@ -18,7 +18,7 @@ mod vault;
 
 pub use crate::agent::{AgentEvent, Approval, Verdict};
 pub use approval::{Approver, Question};
-pub use broker::{Broker, Executed, Grant, Options};
+pub use broker::{Broker, Executed, Given, Grant, Options, Restored};
 pub use cells::{Cells, CommandEnd, CommandRequest, Running};
 pub use confine::{Rights, command, command_rights, file_worker, scanner};
 pub use host::{Host, HostError, Root};

@@ -25,6 +25,9 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// A server may think for long, but not say nothing for longer than this.
 const SILENCE_LIMIT: Duration = Duration::from_secs(300);
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
+/// How long a list of models may take, and how large it may be, bytes.
+const LIST_LIMIT: Duration = Duration::from_secs(5);
+const LIST_SIZE: usize = 4 * 1024 * 1024;
 /// Most of an error body that is read, bytes.
 const ERROR_LIMIT: usize = 16 * 1024;
 
@@ -50,6 +53,14 @@ impl Backend {
         };
         tell(StreamEvent::Text(answer.text.clone()));
         Ok(answer)
+    }
+
+    /// Names of the models that the server has.
+    pub async fn models(&self) -> Result<Vec<String>, String> {
+        match self {
+            Backend::Http(network) => network.models().await,
+            Backend::Demo | Backend::Replay(_) => Ok(Vec::new()),
+        }
     }
 }
 
@@ -106,6 +117,30 @@ impl Network {
         let headers =
             headers(&provider, key.as_ref(), environment).map_err(|why| unusable(&why))?;
         Ok(Network { client, provider, headers, key })
+    }
+
+    /// Names of the models that the server has.
+    async fn models(&self) -> Result<Vec<String>, String> {
+        let (path, list, field) = self.provider.api.models();
+        let url = format!("{}/{path}", self.provider.base_url);
+        let failed = |error: &dyn std::fmt::Display| self.redacted(&error.to_string());
+        let get = self.client.get(&url).headers(self.headers.clone()).timeout(LIST_LIMIT);
+        let response = get.send().await.map_err(|error| failed(&deepest(&error)))?;
+        if response.status() != StatusCode::OK {
+            return Err(failed(&format!("{url} answered {}", response.status())));
+        }
+        let (mut body, mut stream) = (Vec::new(), response.bytes_stream());
+        while let Some(bytes) = stream.next().await {
+            body.extend(bytes.map_err(|error| failed(&deepest(&error)))?);
+            if body.len() > LIST_SIZE {
+                return Err("the server's list of models is too long".into());
+            }
+        }
+        let body: Value = serde_json::from_slice(&body).map_err(|error| failed(&error))?;
+        let all = body[list].as_array().ok_or("the server's list of models is none")?;
+        let name = |model: &Value| model[field].as_str().map(str::to_owned);
+        let names = all.iter().filter_map(name);
+        Ok(names.map(|name| name.trim_start_matches("models/").to_owned()).collect())
     }
 
     async fn answer(

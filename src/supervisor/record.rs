@@ -78,6 +78,11 @@ impl Record {
         self.add(Entry::Undone(turns));
     }
 
+    /// Writes down that turns that were taken back hold again.
+    pub fn bring_back(&self, turns: u64) {
+        self.add(Entry::Redone(turns));
+    }
+
     pub fn knows_prices(&self) -> bool {
         self.price.is_some()
     }
@@ -132,6 +137,13 @@ impl Record {
 
     fn task(&self, call: &str, message: Message) {
         self.add(Entry::Task(TaskMessage { call: call.to_owned(), message }));
+    }
+
+    /// Counts an answer that is no part of the conversation.
+    pub(super) fn count_aside(&self, usage: Usage) {
+        let filled = self.filled();
+        self.count(usage);
+        self.inner.borrow_mut().filled = filled;
     }
 
     /// Counts one answer.

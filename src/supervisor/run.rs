@@ -5,6 +5,7 @@ use std::collections::{HashSet, VecDeque};
 use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
+use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
@@ -17,7 +18,8 @@ use super::broker::{Broker, Executed, Grant};
 use super::net::{Backend, Recorder};
 use super::record::Record;
 use crate::agent::{
-    Agent, AgentEvent, Effect, Event, Note, Outcome, Settings, ToolResult, ToolStatus, Verdict,
+    Agent, AgentEvent, Effect, Event, Note, Outcome, STOPPED, Settings, ToolResult, ToolStatus,
+    Verdict,
 };
 use crate::model::tape::Exchange;
 use crate::model::{
@@ -27,6 +29,8 @@ use crate::policy::{Decision, Subject};
 use crate::session::Entry;
 use crate::tools::{Kind, TaskArguments};
 
+/// Most lines of a file that the user adds to a prompt.
+const ATTACHED_LINES: usize = 5_000;
 /// Most model requests of one sub-agent.
 const TASK_TURNS: usize = 50;
 const TASK_PROMPT: &str = include_str!("../../prompts/task.md");
@@ -56,6 +60,14 @@ pub struct CallRecord {
     pub arguments: Value,
     pub status: ToolStatus,
     pub output: String,
+    /// How long it took, questions included. No part of the record: the same run twice is the same.
+    #[serde(skip)]
+    pub milliseconds: u64,
+    /// Why it was let through, or was not; empty where nothing was decided.
+    pub because: String,
+    /// Images and documents that came with it: kind and size.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub attached: Vec<String>,
 }
 
 /// A finished run.
@@ -111,6 +123,14 @@ struct Ended {
     call: ToolCall,
     result: ToolResult,
     denials: Vec<Denial>,
+    /// Why it was let through, or was not.
+    because: String,
+}
+
+impl Ended {
+    fn new(call: ToolCall, result: ToolResult) -> Ended {
+        Ended { call, result, denials: Vec::new(), because: String::new() }
+    }
 }
 
 impl Session {
@@ -171,6 +191,53 @@ impl Session {
         result
     }
 
+    /// A question aside, about the conversation as it is now: no tool runs, and neither the question nor
+    /// the answer becomes part of it.
+    pub async fn aside(&self, question: &str) -> Result<String, String> {
+        // While a run goes on, the session's file knows more than anybody else.
+        let saved = self.record.path().and_then(|path| crate::session::load(&path).ok());
+        let messages = saved.map_or_else(|| self.earlier.borrow().clone(), |it| it.messages);
+        let mut settings = self.settings.clone();
+        settings.compact = false;
+        let mut agent = Agent::new(settings, messages);
+        let text = format!(
+            "{question}\n\n(A question aside: answer from what you know by now, without any tool, in a few \
+             sentences. The work goes on afterwards as if it had not been asked.)"
+        );
+        let mut effects = agent.on(Event::Prompt { text, attachments: Vec::new() });
+        let Some(Effect::CallModel(request)) = effects.pop() else {
+            return Err("the conversation has no room for a question".into());
+        };
+        let answer = self.backend.answer(&request, &mut |_| {}).await;
+        let answer = self.recorded(request, answer).map_err(|error| error.to_string())?;
+        self.record.count_aside(answer.usage);
+        match answer.text.trim() {
+            "" => Err("the model said nothing".into()),
+            text => Ok(text.to_owned()),
+        }
+    }
+
+    /// Reads a file that the user wants the model to have. Naming it is the yes, but no rule of theirs is
+    /// broken for it.
+    pub async fn attach(&self, path: &str) -> Result<(String, Vec<Attachment>), String> {
+        let arguments = serde_json::json!({"path": path, "limit": ATTACHED_LINES}).to_string();
+        let call = ToolCall { id: "attach".into(), name: "read".into(), arguments };
+        let subject = self.broker.look_at(&call)?;
+        let grant = match self.broker.decide(&call, &subject) {
+            Decision::Deny { reason } => return Err(format!("{path}: {reason}")),
+            Decision::Allow { .. } => Grant::Unasked,
+            Decision::Grant { .. } | Decision::Ask { .. } => Grant::This,
+        };
+        let Executed { result, seen, .. } = self.broker.execute(&call, &subject, grant, "").await;
+        if result.status != ToolStatus::Ok {
+            return Err(result.text);
+        }
+        if let Some((path, hash)) = seen {
+            self.record.add(Entry::Seen(path, hash));
+        }
+        Ok((result.text, result.attachments))
+    }
+
     async fn drive(
         &self,
         agent: &mut Agent,
@@ -183,7 +250,7 @@ impl Session {
         let mut running = FuturesUnordered::new();
         let (mut calls, mut denials) = (Vec::new(), Vec::new());
         // Calls that have not ended yet.
-        let mut open: Vec<ToolCall> = Vec::new();
+        let mut open: Vec<(ToolCall, Instant)> = Vec::new();
         let outcome = loop {
             match effects.pop_front() {
                 Some(effect @ (Effect::CallModel(_) | Effect::Compact(_))) => {
@@ -198,13 +265,13 @@ impl Session {
                 }
                 Some(Effect::RunTool { call, repeated }) => {
                     tell_call(&call, tell);
-                    open.push(call.clone());
+                    open.push((call.clone(), Instant::now()));
                     running.push(self.run_tool(call, repeated, scope, tell));
                 }
                 Some(Effect::Refuse { call, text }) => {
                     tell_call(&call, tell);
                     let result = ToolResult::new(ToolStatus::Error, text);
-                    let record = CallRecord::new(&call, &result);
+                    let record = CallRecord::new(&call, &result, Duration::ZERO, String::new());
                     effects.extend(self.on(agent, Event::ToolEnded { id: call.id, result }, scope));
                     record.tell(tell);
                     calls.push(record);
@@ -214,9 +281,10 @@ impl Session {
                 Some(Effect::Keep(_)) => {}
                 Some(Effect::Finish(outcome)) => break outcome,
                 None => tokio::select! {
-                    Some(Ended { call, result, denials: new }) = running.next() => {
-                        open.retain(|other| other.id != call.id);
-                        let record = CallRecord::new(&call, &result);
+                    Some(Ended { call, result, denials: new, because }) = running.next() => {
+                        let begun = open.iter().position(|(other, _)| other.id == call.id);
+                        let took = begun.map(|at| open.remove(at).1.elapsed()).unwrap_or_default();
+                        let record = CallRecord::new(&call, &result, took, because);
                         denials.extend(new);
                         effects.extend(self.on(agent, Event::ToolEnded { id: call.id, result }, scope));
                         record.tell(tell);
@@ -225,9 +293,9 @@ impl Session {
                     () = &mut cancel => {
                         running.clear();
                         effects = self.on(agent, Event::Cancelled, scope).into();
-                        for call in open.drain(..) {
+                        for (call, begun) in open.drain(..) {
                             let result = ToolResult::new(ToolStatus::Error, "(cancelled by the user)");
-                            let record = CallRecord::new(&call, &result);
+                            let record = CallRecord::new(&call, &result, begun.elapsed(), String::new());
                             record.tell(tell);
                             calls.push(record);
                         }
@@ -323,7 +391,7 @@ impl Session {
         tell: Tell<'_>,
     ) -> Ended {
         let broker = &self.broker;
-        let done = |call, result| Ended { call, result, denials: Vec::new() };
+        let done = Ended::new;
         if let Some(result) = broker.kept_output(&call) {
             return done(call, result);
         }
@@ -338,12 +406,12 @@ impl Session {
             },
             decision => decision,
         };
-        let grant = match decision {
-            Decision::Allow { .. } => Grant::Unasked,
-            Decision::Grant { .. } => Grant::This,
+        let (grant, because) = match decision {
+            Decision::Allow { reason } => (Grant::Unasked, format!("let through: {reason}")),
+            Decision::Grant { rule } => (Grant::This, format!("let through by the rule {rule}")),
             Decision::Ask { reason } => {
                 match self.approve(&call, &subject, &reason, repeated, scope).await {
-                    Ok(()) => Grant::This,
+                    Ok(()) => (Grant::This, format!("you said yes; asked by: {reason}")),
                     Err(denial) => return denied(broker, call, denial),
                 }
             }
@@ -353,18 +421,54 @@ impl Session {
             }
         };
         if broker.kind(&call.name) == Some(Kind::Task) {
-            return self.task(call, tell).await;
+            return Ended { because, ..self.task(call, tell).await };
         }
         let conversation = scope.unwrap_or_default();
         let executed = broker.execute(&call, &subject, grant, conversation).await;
-        let Executed { result, change, seen } = executed;
+        let (executed, because) = self.tried_again(executed, because, &call, &subject, scope).await;
+        let Executed { result, change, seen, .. } = executed;
         if let Some(change) = change {
             self.record.add(Entry::Change(change));
         }
         if let Some((path, hash)) = seen.filter(|_| scope.is_none()) {
             self.record.add(Entry::Seen(path, hash));
         }
-        done(call, result)
+        Ended { because, ..Ended::new(call, result) }
+    }
+
+    /// A command that the sandbox stopped is run once more, with the rights of a yes, if somebody is
+    /// there to give it.
+    async fn tried_again(
+        &self,
+        executed: Executed,
+        because: String,
+        call: &ToolCall,
+        subject: &Subject,
+        scope: Scope<'_>,
+    ) -> (Executed, String) {
+        let Some(stopped) = executed.stopped else { return (executed, because) };
+        let told = format!("{STOPPED}: {}", stopped.why);
+        if !stopped.may_be_granted || self.approver.is_none() {
+            return (executed, told);
+        }
+        let reason = format!(
+            "It ran without a yes, and the sandbox stopped it: {}. A yes runs it again with the right to \
+             change the workspace.",
+            stopped.why
+        );
+        match self.approve(call, subject, &reason, false, scope).await {
+            Ok(()) => {
+                let conversation = scope.unwrap_or_default();
+                let again = self.broker.execute(call, subject, Grant::This, conversation).await;
+                (again, format!("{told}; you said yes to another try"))
+            }
+            Err(denial) => {
+                let mut executed = executed;
+                let answer = denial.answer.unwrap_or_default();
+                executed.result.text.push_str(&format!("\n(Run again with that right? {answer})"));
+                (executed, format!("{told}; not run again"))
+            }
+        }
     }
 
     /// Asks for a yes. The error is the denial.
@@ -428,8 +532,7 @@ impl Session {
             Ok(wanted) => wanted,
             Err(error) => {
                 let text = format!("the arguments of task are wrong: {error}");
-                let result = ToolResult::new(ToolStatus::Error, text);
-                return Ended { call, result, denials: Vec::new() };
+                return Ended::new(call, ToolResult::new(ToolStatus::Error, text));
             }
         };
         let mut settings = self.settings.clone();
@@ -466,7 +569,7 @@ impl Session {
             }
             Outcome::Cancelled => ToolResult::new(ToolStatus::Error, "cancelled"),
         };
-        Ended { call, result, denials }
+        Ended { denials, ..Ended::new(call, result) }
     }
 }
 
@@ -518,17 +621,22 @@ fn denied(broker: &Broker, call: ToolCall, denial: Denial) -> Ended {
     };
     let reason = &denial.reason;
     let text = format!("denied in {mode} mode: {reason}{who} Do not try to get around it.{allow}");
-    Ended { call, result: ToolResult::new(ToolStatus::Denied, text), denials: vec![denial] }
+    let because = format!("denied: {reason}");
+    let result = ToolResult::new(ToolStatus::Denied, text);
+    Ended { because, denials: vec![denial], ..Ended::new(call, result) }
 }
 
 impl CallRecord {
-    fn new(call: &ToolCall, result: &ToolResult) -> CallRecord {
+    fn new(call: &ToolCall, result: &ToolResult, took: Duration, because: String) -> CallRecord {
         CallRecord {
             id: call.id.clone(),
             name: call.name.clone(),
             arguments: arguments(call),
             status: result.status,
             output: result.text.clone(),
+            milliseconds: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+            because,
+            attached: result.attachments.iter().map(attached).collect(),
         }
     }
 
@@ -538,8 +646,17 @@ impl CallRecord {
             name: self.name.clone(),
             status: self.status,
             output: self.output.clone(),
+            milliseconds: self.milliseconds,
+            because: self.because.clone(),
+            attached: self.attached.clone(),
         });
     }
+}
+
+fn attached(attachment: &Attachment) -> String {
+    // Base64 makes four letters of three bytes.
+    let kib = (attachment.data.len() / 4 * 3).div_ceil(1024);
+    format!("{}, {kib} KiB", attachment.media_type)
 }
 
 fn tell_call(call: &ToolCall, tell: Tell<'_>) {

@@ -1,8 +1,10 @@
 //! The supervisor's own calls: small files of the project that concern zerostack itself, and taking a
 //! change back. In a worker, because they touch the project.
 
-use super::{Outcome, Roots, arguments, diff, fault, place};
-use crate::wire::{Call, CollectWhat, Fault, Output, Restore, Target};
+use std::path::Path;
+
+use super::{Outcome, Roots, arguments, diff, fault, place, text, walk};
+use crate::wire::{Before, Call, CollectWhat, Fault, Output, Restore, Target};
 
 /// Largest file that is collected, bytes.
 const FILE_LIMIT: usize = 64 * 1024;
@@ -44,19 +46,39 @@ pub fn collect(call: &Call, roots: &Roots) -> Result<Vec<(std::path::PathBuf, St
     Ok(found)
 }
 
+/// Most files that are listed for a person who types.
+const LIKE_LIMIT: usize = 2000;
+
+/// Files whose path has all letters in it, in their order and in any case.
+pub fn like(call: &Call, roots: &Roots) -> Outcome {
+    let letters: String = arguments(call)?;
+    let letters = letters.to_lowercase();
+    let start = place::walk_start(call, roots)?;
+    let fits = |path: &Path| {
+        let path = path.strip_prefix(&start).unwrap_or(path).to_string_lossy().to_lowercase();
+        let mut rest = path.chars();
+        letters.chars().all(|letter| rest.any(|other| other == letter)).then_some(())
+    };
+    let found = walk::files(call, &start, LIKE_LIMIT, |()| 1, || fits)?;
+    let named = |(path, ()): &(std::path::PathBuf, ())| walk::named(call, &start, path);
+    text(found.iter().map(named).collect::<Vec<_>>().join("\n"))
+}
+
 /// Puts a file back to what it was, if nobody has changed it since.
 pub fn restore(call: &Call, roots: &Roots) -> Outcome {
     let wanted: Restore = arguments(call)?;
     let file = place::Changing::open(call, roots, None)?;
     let present = file.before.clone();
-    let Some(present) = present.filter(|text| place::hash(text) == wanted.expected) else {
+    if present.as_deref().map(place::hash).unwrap_or_default() != wanted.expected {
         return Err(fault(format!("{} was changed since; it is left as it is", call.shown)));
-    };
+    }
     match &wanted.text {
         Some(text) => file.replace(text)?,
         None if call.preview => {}
         None => place::remove(call, roots)?,
     }
-    let text = diff(&call.shown, &present, wanted.text.as_deref().unwrap_or_default());
-    Ok(Output { text, ..Output::default() })
+    let (old, new) = (present.as_deref().unwrap_or_default(), wanted.text.as_deref());
+    let text = diff(&call.shown, old, new.unwrap_or_default());
+    let hash = Some(new.map(place::hash).unwrap_or_default());
+    Ok(Output { text, hash, before: Some(Before(present)), ..Output::default() })
 }

@@ -20,7 +20,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::wire::{COLLECT, Call, Fault, Output, RESTORE, Reply, SCAN};
+use crate::wire::{COLLECT, Call, Fault, LIKE, Output, RESTORE, Reply, SCAN};
 
 pub use place::Roots;
 
@@ -179,6 +179,7 @@ pub fn run(call: &Call, roots: &Roots, passed: Option<OwnedFd>) -> Reply {
         "list_dir" => list::run(call, roots),
         "todo_write" => todo::run(call),
         RESTORE => internal::restore(call, roots),
+        LIKE => internal::like(call, roots),
         COLLECT => {
             return internal::collect(call, roots).map_or_else(Reply::Failed, Reply::Collected);
         }

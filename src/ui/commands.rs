@@ -1,5 +1,8 @@
 //! The commands: one table for the parser, for `/help` and for completion.
 
+use super::bindings::Bindings;
+use super::picker::{Item, Picker};
+
 /// What a command does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Command {
@@ -12,16 +15,28 @@ pub enum Command {
     Thinking,
     Mode,
     Prompt,
+    Review,
+    Init,
+    Btw,
+    Add,
+    Drop,
+    Loop,
     Queue,
     Permissions,
     Sandbox,
+    Jobs,
     Diff,
     Undo,
+    Redo,
+    Rewind,
     Compact,
     Retry,
     Reasoning,
+    Find,
     Copy,
     Export,
+    Import,
+    Theme,
     Quit,
 }
 
@@ -46,66 +61,45 @@ const fn row(
     Row { name, arguments, help, command, any_time }
 }
 
-pub const COMMANDS: [Row; 22] = [
+/// All of them. Where an argument is in brackets, a list is shown without it.
+#[rustfmt::skip]
+pub const COMMANDS: [Row; 36] = [
     row("help", "", "commands and keys", Command::Help, true),
     row("new", "", "a new session", Command::New, false),
     row("clear", "", "the same", Command::New, false),
-    row("sessions", "", "saved sessions of this directory", Command::Sessions, true),
+    row("sessions", "[ID]", "go on with another session of this directory", Command::Sessions, false),
+    row("session", "[ID]", "the same", Command::Sessions, false),
     row("rename", "NAME", "name this session", Command::Rename, true),
-    row("model", "[NAME]", "show or change the model", Command::Model, false),
-    row("provider", "[NAME]", "show or change the provider", Command::Provider, false),
-    row(
-        "thinking",
-        "[LEVEL]",
-        "how much the model thinks: auto off low medium high",
-        Command::Thinking,
-        false,
-    ),
-    row("mode", "[NAME]", "show or change the permission mode", Command::Mode, false),
-    row("prompt", "[NAME]", "show or change the prompt", Command::Prompt, false),
+    row("model", "[NAME]", "another model", Command::Model, false),
+    row("models", "[NAME]", "the same", Command::Model, false),
+    row("provider", "[NAME]", "another provider", Command::Provider, false),
+    row("thinking", "[LEVEL]", "how much the model thinks", Command::Thinking, false),
+    row("mode", "[NAME]", "another permission mode", Command::Mode, false),
+    row("prompt", "[NAME [TEXT]]", "another prompt, or ask once under it", Command::Prompt, false),
+    row("review", "[WHAT]", "ask once under the prompt review", Command::Review, false),
+    row("init", "", "have an AGENTS.md written for this project", Command::Init, false),
+    row("btw", "QUESTION", "ask aside: no tools, and not part of the conversation", Command::Btw, true),
+    row("add", "[FILE]", "a file, or an image, that goes with the next prompt", Command::Add, true),
+    row("drop", "[FILE]", "leave it out again", Command::Drop, true),
+    row("loop", "[--max N] [--run CMD] TASK", "repeat a task until a check passes; stop, status", Command::Loop, true),
     row("queue", "[clear|pop]", "what waits to be sent", Command::Queue, true),
-    row(
-        "permissions",
-        "[withdraw RULE]",
-        "rules given in this session",
-        Command::Permissions,
-        true,
-    ),
+    row("permissions", "[withdraw RULE]", "rules given in this session", Command::Permissions, true),
     row("sandbox", "", "what the kernel enforces now", Command::Sandbox, true),
+    row("jobs", "[N]", "background commands, and the output of one; stop N", Command::Jobs, true),
     row("diff", "", "what tools changed in this session", Command::Diff, true),
     row("undo", "", "take back the last prompt: files and conversation", Command::Undo, false),
-    row(
-        "compact",
-        "",
-        "replace the older part of the conversation by a summary",
-        Command::Compact,
-        false,
-    ),
+    row("redo", "", "take that back", Command::Redo, false),
+    row("rewind", "[N]", "take back prompts, with a look at the files", Command::Rewind, false),
+    row("compact", "", "replace the older part by a summary", Command::Compact, false),
     row("retry", "", "the last prompt again, to edit", Command::Retry, false),
     row("reasoning", "", "show or hide what the model thinks", Command::Reasoning, true),
+    row("find", "[WORDS]", "look for words in the conversation", Command::Find, true),
     row("copy", "", "the last answer to the clipboard", Command::Copy, true),
-    row("export", "FILE", "write the session as Markdown", Command::Export, true),
+    row("export", "FILE", "write the session: .md, .html or .jsonl", Command::Export, true),
+    row("import", "FILE", "take in a session that was written as .jsonl", Command::Import, false),
+    row("theme", "[NAME]", "other colours", Command::Theme, true),
     row("quit", "", "leave", Command::Quit, true),
     row("exit", "", "leave", Command::Quit, true),
-];
-
-/// The keys, for `/help`.
-pub const KEYS: [(&str, &str); 15] = [
-    ("Enter", "send; while the agent runs: queue"),
-    ("Alt-Enter, Ctrl-J", "a new line"),
-    ("Up, Down", "lines, and earlier prompts"),
-    ("Tab", "complete a /command, or the path of an @file"),
-    ("Ctrl-R", "look for an earlier prompt"),
-    ("PageUp, PageDown, wheel", "scroll"),
-    ("Shift and the mouse", "select text, as the terminal does it"),
-    ("Ctrl-O", "open or close the last tool call"),
-    ("Esc", "interrupt; close what is open"),
-    ("Ctrl-C", "cancel the run and clear the queue; twice on an empty line: leave"),
-    ("Ctrl-D", "leave, on an empty line"),
-    ("Ctrl-A Ctrl-E Ctrl-U Ctrl-K Ctrl-W", "start, end, delete to start, to end, a word"),
-    ("Ctrl-G", "write the prompt in $EDITOR"),
-    (".name", "the same as /prompt name"),
-    ("!command", "run a command of yours in a cell"),
 ];
 
 /// The row of a typed `/name arguments`, and the arguments; the error names the nearest one.
@@ -121,23 +115,25 @@ pub fn parse(line: &str) -> Result<(Row, String), String> {
     })
 }
 
-/// The names that a beginning can become.
-pub fn matching(beginning: &str) -> Vec<&'static Row> {
-    let beginning = beginning.trim_start_matches('/');
-    COMMANDS.iter().filter(|row| row.name.starts_with(beginning)).collect()
+pub fn is_name(name: &str) -> bool {
+    COMMANDS.iter().any(|row| row.name == name)
+}
+
+/// All of them, to choose from.
+pub fn list() -> Picker {
+    let item = |row: &Row| Item::new(&format!("/{}", row.name), row.help);
+    Picker::new("Commands", COMMANDS.iter().map(item).collect()).by_label()
 }
 
 /// The text of `/help`.
-pub fn help() -> String {
+pub fn help(bindings: &Bindings) -> String {
     let mut text = String::from("Commands\n");
     for row in COMMANDS {
         let usage = format!("/{} {}", row.name, row.arguments);
         text.push_str(&format!("  {usage:<28} {}\n", row.help));
     }
-    text.push_str("\nKeys\n");
-    for (keys, what) in KEYS {
-        text.push_str(&format!("  {keys:<28} {what}\n"));
-    }
+    text.push_str("\nKeys  [name in the settings]\n");
+    text.push_str(&bindings.help());
     text
 }
 
@@ -149,11 +145,13 @@ mod tests {
     fn names_are_unique_and_typos_are_understood() {
         for row in COMMANDS {
             assert_eq!(COMMANDS.iter().filter(|other| other.name == row.name).count(), 1);
-            assert!(help().contains(row.help));
+            assert!(help(&Bindings::default()).contains(row.help));
         }
         let (row, arguments) = parse("/mode  readonly ").unwrap();
         assert_eq!((row.command, arguments.as_str()), (Command::Mode, "readonly"));
         assert!(parse("/modle").unwrap_err().contains("/mode"));
-        assert_eq!(matching("/qu").len(), 2);
+        let mut list = list();
+        list.look_for("/perm");
+        assert_eq!(list.chosen().unwrap().value, "/permissions");
     }
 }

@@ -109,7 +109,7 @@ mod tests {
     proptest! {
         #[test]
         fn nothing_is_lost(text in ".{0,60}", language in "(rust|py|json|none)") {
-            let theme = Theme::choose(false);
+            let theme = Theme::named("sixteen", super::super::theme::Depth::Full).unwrap();
             let shown: String = line(&language, &text, &theme).iter().map(|span| span.content.as_ref()).collect();
             prop_assert_eq!(shown, text);
         }
@@ -117,7 +117,7 @@ mod tests {
 
     #[test]
     fn words_strings_and_comments_have_their_style() {
-        let theme = Theme::choose(false);
+        let theme = Theme::named("sixteen", super::super::theme::Depth::Full).unwrap();
         let spans = line("rust", "let x = \"a\\\"b\"; // no", &theme);
         let of = |text: &str| spans.iter().find(|span| span.content == text).unwrap().style;
         assert_eq!(

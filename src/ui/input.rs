@@ -16,6 +16,8 @@ pub struct Input {
     recalled: Option<(usize, String)>,
     /// Long pastes: what stands for each in the text.
     pastes: Vec<(String, String)>,
+    /// What was deleted last, to be put back.
+    deleted: String,
     /// What is looked for in the history, and which hit is shown.
     search: Option<(String, usize)>,
 }
@@ -180,20 +182,30 @@ impl Input {
     pub fn delete_word(&mut self) {
         let to = self.cursor;
         self.word_left();
-        self.text.replace_range(self.cursor..to, "");
+        self.cut(self.cursor, to);
     }
 
     pub fn delete_to_start(&mut self) {
         let to = self.cursor;
         self.home();
-        self.text.replace_range(self.cursor..to, "");
+        self.cut(self.cursor, to);
     }
 
     pub fn delete_to_end(&mut self) {
         let from = self.cursor;
         self.end();
-        self.text.replace_range(from..self.cursor, "");
+        self.cut(from, self.cursor);
+    }
+
+    fn cut(&mut self, from: usize, to: usize) {
+        self.deleted = self.text.drain(from..to).collect();
         self.cursor = from;
+    }
+
+    /// Puts back what was deleted last.
+    pub fn put_back(&mut self) {
+        let deleted = self.deleted.clone();
+        self.insert(&deleted);
     }
 
     /// One line up, or back in the history from the first line.
@@ -303,6 +315,8 @@ mod tests {
         input.end();
         input.delete_word();
         assert_eq!(input.text(), "界 \nsecond");
+        input.put_back();
+        assert_eq!(input.text(), "界 x\nsecond");
     }
 
     #[test]

@@ -2,24 +2,39 @@
 
 use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 
+use super::bindings::Action;
 use super::commands;
-use super::state::{Intent, State};
+use super::conversation::Find;
+use super::picker::Picked;
+use super::state::{Intent, Layer, State};
 use crate::agent::Verdict;
 
 impl State {
     /// Takes a key; says what the user wants, if that is clear by now.
     pub fn key(&mut self, key: KeyEvent) -> Option<Intent> {
         let armed = std::mem::take(&mut self.armed_quit);
-        let control = key.modifiers.contains(KeyModifiers::CONTROL);
-        if control && key.code == KeyCode::Char('c') {
-            return self.cancel(armed);
+        self.hint.clear();
+        let action = self.bindings.action(key);
+        match action {
+            Some(Action::Suspend) => return Some(Intent::Suspend),
+            Some(Action::Redraw) => return Some(Intent::Redraw),
+            Some(Action::Cancel) if self.layer.is_none() || self.running.is_some() => {
+                self.layer = None;
+                return self.cancel(armed);
+            }
+            _ => {}
         }
         if !self.questions.is_empty() && !self.denying {
             let page = self.question_rows.get().saturating_sub(1).clamp(1, 1_000) as isize;
-            match key.code {
-                KeyCode::Esc => return Some(Intent::Cancel),
-                KeyCode::PageUp => return self.scroll_question(-page),
-                KeyCode::PageDown => return self.scroll_question(page),
+            match action {
+                Some(Action::Interrupt) => return Some(Intent::Cancel),
+                Some(Action::PageUp) => return self.scroll_question(-page),
+                Some(Action::PageDown) => return self.scroll_question(page),
+                Some(Action::Complete) if self.questions.len() > 1 && self.input.is_empty() => {
+                    self.questions.rotate_left(1);
+                    self.unsettle();
+                    return Some(Intent::NextQuestion);
+                }
                 _ => {}
             }
             let plain = key.modifiers.difference(KeyModifiers::SHIFT).is_empty();
@@ -28,38 +43,191 @@ impl State {
                 return self.answer(key);
             }
         }
-        if self.input.searching().is_some() {
-            match (key.code, control) {
-                (KeyCode::Char('r'), true) => self.input.search(),
-                (KeyCode::Char(letter), false) => {
-                    self.input.search_for(letter.encode_utf8(&mut [0; 4]));
-                }
-                (KeyCode::Backspace, _) => self.input.search_for(""),
-                // Whatever else: what was found can be edited, or sent.
-                _ => self.input.end_search(),
+        match &mut self.layer {
+            Some(Layer::Picker(list, command)) => {
+                let command = *command;
+                return match list.key(key, action) {
+                    Picked::Open => None,
+                    Picked::Closed => {
+                        self.layer = None;
+                        None
+                    }
+                    Picked::Value(value) => {
+                        self.layer = None;
+                        Some(Intent::Command(command, value))
+                    }
+                };
             }
+            Some(Layer::Completion(list)) if !list.is_empty() => {
+                let chosen = list.chosen().map(|item| item.value.clone()).unwrap_or_default();
+                match action {
+                    Some(Action::Up) => return self.step(-1),
+                    Some(Action::Down) => return self.step(1),
+                    Some(Action::Interrupt | Action::Cancel) => {
+                        self.layer = None;
+                        return None;
+                    }
+                    Some(Action::Complete) => return self.complete(&chosen, false),
+                    // What was typed whole is meant as it is.
+                    Some(Action::Send) if !self.is_whole(&chosen) => {
+                        return self.complete(&chosen, true);
+                    }
+                    _ => {}
+                }
+            }
+            _ => {}
+        }
+        if self.input.searching().is_some() {
+            self.search_history(key, action);
             return None;
         }
-        match (key.code, control) {
-            (KeyCode::Char('r'), true) => self.input.search(),
-            (KeyCode::Enter, false) if key.modifiers.contains(KeyModifiers::ALT) => {
-                self.input.insert("\n");
+        if self.view.find.is_some() {
+            self.find_key(key, action);
+            return None;
+        }
+        let intent = self.act(key, action);
+        intent.or_else(|| self.suggest())
+    }
+
+    fn act(&mut self, key: KeyEvent, action: Option<Action>) -> Option<Intent> {
+        let input = &mut self.input;
+        match action {
+            Some(Action::Send) if self.denying => return Some(self.deny()),
+            Some(Action::Send) => {
+                self.layer = None;
+                return self.submit();
             }
-            (KeyCode::Char('j'), true) => self.input.insert("\n"),
-            (KeyCode::Enter, _) if self.denying => return Some(self.deny()),
-            (KeyCode::Enter, _) => return self.submit(),
-            (KeyCode::Esc, _) if self.denying => self.end_denying(),
-            (KeyCode::Esc, _) if self.running.is_some() => return Some(Intent::Cancel),
-            (KeyCode::Esc, _) => self.scroll.set(0),
-            (KeyCode::Char('d'), true) if self.input.is_empty() => return Some(Intent::Quit),
-            (KeyCode::Char('g'), true) if self.running.is_none() => return Some(Intent::Edit),
-            (KeyCode::Char('o'), true) => self.toggle_last_tool(),
-            (KeyCode::PageUp, _) => self.scroll_by(10),
-            (KeyCode::PageDown, _) => self.scroll_by(-10),
-            (KeyCode::Tab, _) => return self.complete(),
-            _ => self.edit(key, control),
+            Some(Action::Interrupt) if self.denying => self.end_denying(),
+            Some(Action::Interrupt) if self.running.is_some() => return Some(Intent::Cancel),
+            Some(Action::Interrupt) => {
+                self.view.unmark();
+                self.view.to_end();
+            }
+            Some(Action::Leave) if input.is_empty() => return Some(Intent::Quit),
+            Some(Action::Editor) if self.running.is_none() => return Some(Intent::Edit),
+            Some(Action::EarlierPrompt) => input.search(),
+            Some(Action::Find) => self.find(""),
+            Some(Action::OpenTool) => self.toggle_last_tool(),
+            Some(Action::Reasoning) => self.toggle_reasoning(),
+            Some(Action::PageUp) => self.scroll_page(true),
+            Some(Action::PageDown) => self.scroll_page(false),
+            Some(Action::Top) => self.view.to_start(),
+            Some(Action::Bottom) => self.view.to_end(),
+            Some(Action::NewLine) => input.insert("\n"),
+            Some(Action::LineStart) => input.home(),
+            Some(Action::LineEnd) => input.end(),
+            Some(Action::DeleteToStart) => input.delete_to_start(),
+            Some(Action::DeleteToEnd) => input.delete_to_end(),
+            Some(Action::DeleteWord) => input.delete_word(),
+            Some(Action::PutBack) => input.put_back(),
+            Some(Action::Delete | Action::Leave) => input.delete(),
+            Some(Action::WordLeft) => input.word_left(),
+            Some(Action::WordRight) => input.word_right(),
+            Some(Action::Left) => input.left(),
+            Some(Action::Right) => input.right(),
+            Some(Action::Up) => input.up(),
+            Some(Action::Down) => input.down(),
+            Some(Action::Backspace) => input.backspace(),
+            None => {
+                if let Some(letter) = typed(key) {
+                    input.insert(letter.encode_utf8(&mut [0; 4]));
+                }
+            }
+            Some(_) => {}
         }
         None
+    }
+
+    /// Keeps the list of what the present word can become.
+    fn suggest(&mut self) -> Option<Intent> {
+        if self.denying {
+            return None;
+        }
+        let text = self.input.text();
+        if text.starts_with('/') && !text.contains(char::is_whitespace) {
+            let text = text.to_owned();
+            let mut list = match self.layer.take() {
+                Some(Layer::Completion(list)) => list,
+                _ => commands::list(),
+            };
+            list.look_for(&text);
+            self.layer = Some(Layer::Completion(list));
+            return None;
+        }
+        match self.input.word().strip_prefix('@') {
+            Some(part) => Some(Intent::Files(part.to_owned())),
+            None => {
+                self.layer = None;
+                None
+            }
+        }
+    }
+
+    /// Whether what is typed is a command, or the chosen file, as it stands.
+    fn is_whole(&self, chosen: &str) -> bool {
+        let text = self.input.text();
+        let command = text.strip_prefix('/').is_some_and(commands::is_name);
+        command || self.input.word().strip_prefix('@') == Some(chosen)
+    }
+
+    fn step(&mut self, steps: isize) -> Option<Intent> {
+        if let Some(list) = self.list() {
+            list.step(steps);
+        }
+        None
+    }
+
+    /// Takes what was chosen for the word that is being typed; a command that needs nothing more is run,
+    /// if it is to be sent.
+    fn complete(&mut self, chosen: &str, send: bool) -> Option<Intent> {
+        self.layer = None;
+        let command = commands::COMMANDS.iter().find(|row| chosen == format!("/{}", row.name));
+        match command.filter(|_| self.input.text().starts_with('/')) {
+            Some(row) if send && (row.arguments.is_empty() || row.arguments.starts_with('[')) => {
+                self.input.set(chosen);
+                self.submit()
+            }
+            Some(_) => {
+                self.input.set(format!("{chosen} "));
+                None
+            }
+            None => {
+                self.input.replace_word(&format!("@{chosen} "));
+                None
+            }
+        }
+    }
+
+    fn search_history(&mut self, key: KeyEvent, action: Option<Action>) {
+        match (action, typed(key)) {
+            (Some(Action::EarlierPrompt), _) => self.input.search(),
+            (Some(Action::Backspace), _) => self.input.search_for(""),
+            (None, Some(letter)) => self.input.search_for(letter.encode_utf8(&mut [0; 4])),
+            // Whatever else: what was found can be edited, or sent.
+            _ => self.input.end_search(),
+        }
+    }
+
+    /// Begins to look for words in the conversation.
+    pub(super) fn find(&mut self, words: &str) {
+        self.view.find = Some(Find::new(words));
+        self.find_next(true);
+    }
+
+    fn find_key(&mut self, key: KeyEvent, action: Option<Action>) {
+        match (action, typed(key)) {
+            (Some(Action::Send | Action::Up | Action::Find), _) => self.find_next(true),
+            (Some(Action::Down), _) => self.find_next(false),
+            (Some(Action::PageUp), _) => self.scroll_page(true),
+            (Some(Action::PageDown), _) => self.scroll_page(false),
+            (Some(Action::Backspace), _) => self.find_words(|words| {
+                words.pop();
+            }),
+            (Some(Action::DeleteToStart), _) => self.find_words(String::clear),
+            (Some(Action::Interrupt), _) => self.view.find = None,
+            (None, Some(letter)) => self.find_words(|words| words.push(letter)),
+            _ => {}
+        }
     }
 
     fn scroll_question(&self, lines: isize) -> Option<Intent> {
@@ -67,36 +235,17 @@ impl State {
         None
     }
 
-    fn edit(&mut self, key: KeyEvent, control: bool) {
-        let input = &mut self.input;
-        match (key.code, control) {
-            (KeyCode::Char('a'), true) | (KeyCode::Home, _) => input.home(),
-            (KeyCode::Char('e'), true) | (KeyCode::End, _) => input.end(),
-            (KeyCode::Char('u'), true) => input.delete_to_start(),
-            (KeyCode::Char('k'), true) => input.delete_to_end(),
-            (KeyCode::Char('w'), true) => input.delete_word(),
-            (KeyCode::Char('d'), true) | (KeyCode::Delete, _) => input.delete(),
-            (KeyCode::Left, true) => input.word_left(),
-            (KeyCode::Right, true) => input.word_right(),
-            (KeyCode::Left, _) => input.left(),
-            (KeyCode::Right, _) => input.right(),
-            (KeyCode::Up, _) => input.up(),
-            (KeyCode::Down, _) => input.down(),
-            (KeyCode::Backspace, _) => input.backspace(),
-            (KeyCode::Char(character), false) if !key.modifiers.contains(KeyModifiers::ALT) => {
-                input.insert(character.encode_utf8(&mut [0; 4]));
-            }
-            _ => {}
-        }
-    }
-
     fn cancel(&mut self, armed: bool) -> Option<Intent> {
+        let finding = self.view.find.take().is_some();
         if self.running.is_some() {
             if !self.queue.is_empty() {
                 self.notice(&format!("queue of {} cleared", self.queue.len()));
                 self.queue.clear();
             }
             return Some(Intent::Cancel);
+        }
+        if finding {
+            return None;
         }
         if !self.input.is_empty() {
             self.input.set("");
@@ -106,25 +255,6 @@ impl State {
             return Some(Intent::Quit);
         }
         self.armed_quit = true;
-        None
-    }
-
-    /// Completes a command, or `@` and a part of a path.
-    fn complete(&mut self) -> Option<Intent> {
-        if let Some(part) = self.input.word().strip_prefix('@') {
-            return Some(Intent::Complete(part.to_owned()));
-        }
-        let text = self.input.text().to_owned();
-        if !text.starts_with('/') || text.contains(' ') {
-            return None;
-        }
-        let found = commands::matching(&text);
-        if let [one] = found[..] {
-            self.input.set(format!("/{} ", one.name));
-        } else if !found.is_empty() {
-            let names: Vec<String> = found.iter().map(|row| format!("/{}", row.name)).collect();
-            self.notice(&names.join("  "));
-        }
         None
     }
 
@@ -165,9 +295,20 @@ impl State {
     }
 }
 
+/// The character that a key types.
+fn typed(key: KeyEvent) -> Option<char> {
+    match key.code {
+        KeyCode::Char(letter) if key.modifiers.difference(KeyModifiers::SHIFT).is_empty() => {
+            Some(letter)
+        }
+        _ => None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::commands::Command;
+    use super::super::picker::{Item, Picker};
     use super::*;
     use crate::agent::{AgentEvent, Approval};
 
@@ -176,6 +317,7 @@ mod tests {
             "<enter>" => KeyEvent::from(KeyCode::Enter),
             "<esc>" => KeyEvent::from(KeyCode::Esc),
             "<tab>" => KeyEvent::from(KeyCode::Tab),
+            "<down>" => KeyEvent::from(KeyCode::Down),
             "<up>" => KeyEvent::from(KeyCode::Up),
             "<c-c>" => KeyEvent::new(KeyCode::Char('c'), KeyModifiers::CONTROL),
             "<c-j>" => KeyEvent::new(KeyCode::Char('j'), KeyModifiers::CONTROL),
@@ -297,9 +439,77 @@ mod tests {
     }
 
     #[test]
-    fn tab_completes_a_command() {
+    fn commands_and_files_are_completed_while_they_are_typed() {
         let mut state = State::default();
-        press(&mut state, "/per<tab>");
+        press(&mut state, "/perm<tab>");
         assert_eq!(state.input.text(), "/permissions ");
+        assert!(state.layer.is_none());
+        press(&mut state, "<esc>");
+        state.input.set("");
+        // A part is enough where nothing more is needed; what is typed whole is meant as it is.
+        let sent = |state: &mut State, keys: &str| press(state, keys).pop();
+        let sandbox = Intent::Command(Command::Sandbox, String::new());
+        assert_eq!(sent(&mut state, "/sandb<enter>"), Some(sandbox));
+        assert_eq!(sent(&mut state, "/expo<enter>"), None);
+        assert_eq!(state.input.text(), "/export ");
+        state.input.set("");
+        let model = Intent::Command(Command::Model, String::new());
+        assert_eq!(sent(&mut state, "/model<enter>"), Some(model));
+        let wanted = press(&mut state, "see @eng");
+        assert_eq!(wanted.last(), Some(&Intent::Files("eng".into())));
+        state.complete_with(&["docs/engine.md".into(), "src/engine.rs".into()]);
+        press(&mut state, "<down><up><tab>");
+        assert_eq!(state.input.text(), "see @docs/engine.md ");
+        assert_eq!(
+            sent(&mut state, "now<enter>"),
+            Some(Intent::Prompt("see @docs/engine.md now".into()))
+        );
+        // What comes too late is not shown.
+        state.complete_with(&["src/engine.rs".into()]);
+        assert!(state.layer.is_none());
+    }
+
+    #[test]
+    fn a_list_takes_the_keys_and_a_run_is_ended_all_the_same() {
+        let list = || Picker::new("Which?", vec![Item::new("one", ""), Item::new("two", "")]);
+        let mut state = State::default();
+        state.pick(list(), Command::Model);
+        let chosen = press(&mut state, "tw<enter>");
+        assert_eq!(chosen, [Intent::Command(Command::Model, "two".into())]);
+        state.pick(list(), Command::Model);
+        assert_eq!(press(&mut state, "<c-c>"), []);
+        assert!(state.layer.is_none() && state.input.is_empty());
+        state.pick(list(), Command::Theme);
+        state.running = Some(Default::default());
+        assert_eq!(press(&mut state, "<c-c>"), [Intent::Cancel]);
+    }
+
+    #[test]
+    fn a_known_prompt_can_be_asked_once() {
+        let mut state = State::default();
+        state.facts.prompts = vec!["plan".into(), "review".into()];
+        let sent = press(&mut state, ".plan how?<enter>");
+        assert_eq!(sent, [Intent::Command(Command::Prompt, "plan how?".into())]);
+        let sent = press(&mut state, ".gitignore is wrong<enter>");
+        assert_eq!(sent, [Intent::Prompt(".gitignore is wrong".into())]);
+    }
+
+    #[test]
+    fn an_image_that_is_dropped_goes_with_the_prompt() {
+        let mut state = State::default();
+        state.paste("'/home/me/a screen.PNG'");
+        state.paste("/home/me/notes.txt");
+        assert_eq!(state.added, ["/home/me/a screen.PNG"]);
+        assert_eq!(state.input.text(), "/home/me/notes.txt");
+    }
+
+    #[test]
+    fn several_questions_are_answered_in_any_order() {
+        let mut state = asking();
+        state.ask(Approval { what: "rm -rf x".into(), ..question() });
+        assert_eq!(press(&mut state, "<tab>"), [Intent::NextQuestion]);
+        assert_eq!(state.questions.front().unwrap().what, "rm -rf x");
+        // It has been in front for no time at all.
+        assert!(!state.settled);
     }
 }

@@ -6,10 +6,11 @@ use ratatui::text::{Line, Span};
 use unicode_width::UnicodeWidthStr;
 
 use super::theme::Theme;
+use super::wrap::Row;
 use super::{highlight, text, wrap};
 
 /// Renders cleaned text.
-pub fn render(text: &str, width: u16, theme: &Theme) -> Vec<Line<'static>> {
+pub fn render(text: &str, width: u16, theme: &Theme) -> Vec<Row> {
     let options =
         Options::ENABLE_TABLES | Options::ENABLE_STRIKETHROUGH | Options::ENABLE_TASKLISTS;
     let mut page = Page::new(width, theme);
@@ -17,14 +18,18 @@ pub fn render(text: &str, width: u16, theme: &Theme) -> Vec<Line<'static>> {
         page.event(event);
     }
     page.end_block();
-    while page.lines.last().is_some_and(|line| line.spans.is_empty()) {
-        page.lines.pop();
+    while page.rows.last().is_some_and(is_empty) {
+        page.rows.pop();
     }
-    page.lines
+    page.rows
+}
+
+fn is_empty(row: &Row) -> bool {
+    row.line.spans.is_empty()
 }
 
 struct Page<'t> {
-    lines: Vec<Line<'static>>,
+    rows: Vec<Row>,
     width: u16,
     theme: &'t Theme,
     /// The block under construction.
@@ -48,7 +53,7 @@ struct Table {
 impl<'t> Page<'t> {
     fn new(width: u16, theme: &'t Theme) -> Page<'t> {
         Page {
-            lines: Vec::new(),
+            rows: Vec::new(),
             width,
             theme,
             spans: Vec::new(),
@@ -83,8 +88,8 @@ impl<'t> Page<'t> {
     }
 
     fn gap(&mut self) {
-        if self.lines.last().is_some_and(|line| !line.spans.is_empty()) {
-            self.lines.push(Line::default());
+        if self.rows.last().is_some_and(|row| !is_empty(row)) {
+            self.rows.push(Row::default());
         }
     }
 
@@ -104,7 +109,7 @@ impl<'t> Page<'t> {
         };
         let (first, rest) =
             (Span::styled(first, self.theme.dim), Span::styled(rest, self.theme.dim));
-        self.lines.extend(wrap::wrap(&spans, self.width, &first, &rest));
+        self.rows.extend(wrap::wrap(&spans, self.width, &first, &rest));
     }
 
     fn event(&mut self, event: Event) {
@@ -121,7 +126,7 @@ impl<'t> Page<'t> {
             Event::Rule => {
                 self.gap();
                 let rule = "─".repeat(usize::from(self.width.min(40)));
-                self.lines.push(Line::styled(rule, self.theme.dim));
+                self.rows.push(Line::styled(rule, self.theme.dim).into());
             }
             Event::TaskListMarker(done) => self.text(if done { "[x] " } else { "[ ] " }),
             _ => {}
@@ -243,9 +248,9 @@ impl<'t> Page<'t> {
         for line in code.trim_end_matches('\n').split('\n') {
             let line = line.replace('\t', "    ");
             let spans = highlight::line(&language, &line, self.theme);
-            self.lines.extend(wrap::wrap(&spans, self.width, &indent, &indent));
+            self.rows.extend(wrap::wrap(&spans, self.width, &indent, &indent));
         }
-        self.lines.push(Line::default());
+        self.rows.push(Row::default());
     }
 
     fn end_table(&mut self) {
@@ -276,10 +281,10 @@ impl<'t> Page<'t> {
                     spans.push(Span::styled(" │ ", self.theme.dim));
                 }
             }
-            self.lines.push(Line::from(spans));
+            self.rows.push(Line::from(spans).into());
             if number == 0 {
                 let rule: Vec<String> = widths.iter().map(|width| "─".repeat(*width)).collect();
-                self.lines.push(Line::styled(rule.join("─┼─"), self.theme.dim));
+                self.rows.push(Line::styled(rule.join("─┼─"), self.theme.dim).into());
             }
         }
     }
@@ -312,8 +317,8 @@ mod tests {
     use proptest::prelude::*;
 
     fn shown(text: &str, width: u16) -> Vec<String> {
-        let lines = render(text, width, &Theme::choose(true));
-        lines.iter().map(|line| line.to_string().trim_end().to_owned()).collect()
+        let rows = render(text, width, &Theme::default());
+        rows.iter().map(|row| row.line.to_string().trim_end().to_owned()).collect()
     }
 
     #[test]
@@ -359,8 +364,8 @@ mod tests {
             text in "([#*_`>|\\[\\]()!~a-z0-9 \n-]{0,12}|\n```\n|\n\\| a \\| b \\|\n\\|--\\|--\\|\n|世界){0,12}",
             width in 8..60_u16,
         ) {
-            for line in render(&text, width, &Theme::choose(false)) {
-                prop_assert!(line.width() <= usize::from(width) + 40, "{line}");
+            for row in render(&text, width, &Theme::default()) {
+                prop_assert!(row.line.width() <= usize::from(width) + 40, "{}", row.line);
             }
         }
     }

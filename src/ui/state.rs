@@ -4,11 +4,13 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use ratatui::text::Line;
-
+use super::bindings::Bindings;
 use super::commands::{self, Command};
+use super::conversation::{Drawn, Viewport};
 use super::input::Input;
+use super::picker::{Item, Picker};
 use super::text;
+use super::theme::Theme;
 use crate::agent::{AgentEvent, Approval, ToolStatus, Verdict, about};
 
 /// What the user wants done.
@@ -22,11 +24,19 @@ pub enum Intent {
     Shorten,
     /// Write the text of the input in an editor.
     Edit,
-    /// Files whose path has this in it are wanted.
-    Complete(String),
+    /// Files whose path has these letters in it are wanted.
+    Files(String),
+    /// This goes on the clipboard.
+    Copy(String),
+    /// To the shell.
+    Suspend,
+    /// Draw everything anew.
+    Redraw,
     /// End the run and everything it has started.
     Cancel,
     Answer(Verdict),
+    /// Another of the waiting questions is to be answered first.
+    NextQuestion,
     Quit,
 }
 
@@ -35,21 +45,44 @@ pub enum Intent {
 pub struct Facts {
     pub mode: String,
     pub rung: String,
+    /// The prompts there are.
+    pub prompts: Vec<String>,
     pub provider: String,
     pub model: String,
     pub prompt: String,
     pub directory: String,
+    pub thinking: String,
+    /// Of the repository, if there is one.
+    pub branch: String,
+    /// Of a loop, while it goes.
+    pub round: String,
     /// Part of the model's window that is used, percent.
     pub context: Option<u64>,
     pub cost: Option<f64>,
+}
+
+/// A run that goes on.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Running {
+    pub elapsed: Duration,
+    /// What it has used so far.
+    pub tokens: u64,
+}
+
+/// What lies over the conversation and has the keys, or some of them.
+#[derive(Debug)]
+pub enum Layer {
+    /// A list; choosing is the command with the value.
+    Picker(Picker, Command),
+    /// What the word that is being typed can become.
+    Completion(Picker),
 }
 
 /// One thing in the conversation. All texts are cleaned.
 #[derive(Debug)]
 pub struct Entry {
     pub kind: Kind,
-    /// The lines of the last drawing, for a width.
-    pub(super) drawn: RefCell<Option<(u16, Vec<Line<'static>>)>>,
+    pub(super) drawn: RefCell<Option<Drawn>>,
 }
 
 #[derive(Debug)]
@@ -63,7 +96,7 @@ pub enum Kind {
     Page(String),
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Tool {
     pub id: String,
     /// The call of the sub-agent that made it, if one did.
@@ -73,7 +106,30 @@ pub struct Tool {
     /// `None` while it runs.
     pub status: Option<ToolStatus>,
     pub output: String,
+    pub milliseconds: u64,
+    /// Why it was let through, or was not.
+    pub because: String,
+    /// Images and documents that came with it.
+    pub attached: Vec<String>,
     pub open: bool,
+}
+
+impl Kind {
+    /// Whether words, in small letters, are somewhere in it.
+    pub(super) fn mentions(&self, wanted: &str) -> bool {
+        let has = |text: &str| text.to_ascii_lowercase().contains(wanted);
+        // A word at the end of a row may be glued to the next one.
+        let wanted_is_long = wanted.contains(' ');
+        match self {
+            Kind::User(text) | Kind::Answer(text) | Kind::Reasoning(text) => {
+                wanted_is_long || has(text)
+            }
+            Kind::Notice(text) | Kind::Page(text) => wanted_is_long || has(text),
+            Kind::Tool(tool) => {
+                has(&tool.name) || has(&tool.what) || has(&tool.because) || has(&tool.output)
+            }
+        }
+    }
 }
 
 impl Entry {
@@ -81,7 +137,7 @@ impl Entry {
         Entry { kind, drawn: RefCell::default() }
     }
 
-    fn changed(&mut self) -> &mut Kind {
+    pub(super) fn changed(&mut self) -> &mut Kind {
         self.drawn.take();
         &mut self.kind
     }
@@ -97,10 +153,13 @@ pub struct State {
     pub queue: VecDeque<String>,
     /// Questions that wait for an answer, the first one shown.
     pub questions: VecDeque<Approval>,
-    /// How long the run has been going, if one is.
-    pub running: Option<Duration>,
-    /// Lines between the end of the conversation and the lower edge of the screen.
-    pub scroll: Cell<usize>,
+    pub running: Option<Running>,
+    /// Files that go with the next prompt.
+    pub added: Vec<String>,
+    pub theme: Theme,
+    pub bindings: Bindings,
+    pub layer: Option<Layer>,
+    pub(super) view: Viewport,
     pub hide_reasoning: bool,
     /// The question in front has been on the screen for a while without a key: keys are meant for it.
     pub settled: bool,
@@ -119,11 +178,17 @@ pub struct State {
     pub denying: bool,
     /// What was being written before that.
     pub(super) stash: String,
+    /// A few words that the next key takes away.
+    pub(super) hint: String,
     /// A key that is meant twice was pressed once.
     pub armed_quit: bool,
 }
 
 impl State {
+    pub fn new(theme: Theme, bindings: Bindings) -> State {
+        State { theme, bindings, ..State::default() }
+    }
+
     fn push(&mut self, kind: Kind) {
         self.entries.push(Entry::new(kind));
     }
@@ -132,18 +197,84 @@ impl State {
         self.push(Kind::Notice(text::clean(words)));
     }
 
+    /// A few words that the next key takes away.
+    pub fn hint(&mut self, words: &str) {
+        self.hint = text::line(words, 80);
+    }
+
+    /// A file goes with the next prompt.
+    pub fn add(&mut self, file: &str) {
+        let file = text::line(file.trim(), 4096);
+        if !file.is_empty() && !self.added.contains(&file) {
+            self.added.push(file);
+        }
+    }
+
+    /// Pasted text is typed, but is no key: it answers and runs nothing.
+    pub fn paste(&mut self, pasted: &str) {
+        let line = text::line(pasted, 200);
+        if let Some(Layer::Picker(list, _)) = &mut self.layer {
+            let query = format!("{}{line}", list.query());
+            list.look_for(&query);
+        } else if self.view.find.is_some() {
+            self.find_words(|words| words.push_str(&line));
+        } else if let Some(image) = image_path(pasted) {
+            // What terminals give for an image that is dropped on them, or copied in a file manager.
+            self.add(&image);
+            self.hint("it goes with the prompt; /drop leaves it out");
+        } else {
+            self.input.paste(pasted);
+        }
+    }
+
+    /// An answer that is no part of the conversation.
+    pub fn aside(&mut self, words: &str) {
+        self.push(Kind::Answer(text::clean(words)));
+        self.notice("that was aside: it is no part of the conversation");
+    }
+
+    /// What a command of the user's has printed.
+    pub fn ran(&mut self, status: ToolStatus, output: &str) {
+        self.push(Kind::Tool(Tool {
+            name: "it printed".into(),
+            status: Some(status),
+            output: text::clean(output),
+            open: true,
+            ..Tool::default()
+        }));
+    }
+
     pub fn page(&mut self, words: &str) {
         self.push(Kind::Page(text::clean(words)));
     }
 
     pub fn said(&mut self, words: &str) {
         self.push(Kind::User(text::clean(words)));
-        self.scroll.set(0);
+        self.view.to_end();
     }
 
     pub fn clear(&mut self) {
         self.entries.clear();
-        self.scroll.set(0);
+        self.view.reset();
+    }
+
+    /// Shows everything in other colours.
+    pub fn set_theme(&mut self, theme: Theme) {
+        self.theme = theme;
+        self.forget_rows();
+    }
+
+    /// Opens a list; choosing is the command with the value.
+    pub fn pick(&mut self, list: Picker, command: Command) {
+        self.layer = Some(Layer::Picker(list, command));
+    }
+
+    /// The list that has the keys.
+    pub(super) fn list(&mut self) -> Option<&mut Picker> {
+        match &mut self.layer {
+            Some(Layer::Picker(list, _) | Layer::Completion(list)) => Some(list),
+            None => None,
+        }
     }
 
     /// The last thing the user said.
@@ -172,11 +303,18 @@ impl State {
         }
     }
 
+    pub(super) fn toggle_tool(&mut self, at: usize) {
+        let Some(entry) = self.entries.get_mut(at) else { return };
+        if matches!(entry.kind, Kind::Tool(_))
+            && let Kind::Tool(tool) = entry.changed()
+        {
+            tool.open = !tool.open;
+        }
+    }
+
     pub fn toggle_reasoning(&mut self) {
         self.hide_reasoning = !self.hide_reasoning;
-        for entry in &mut self.entries {
-            entry.changed();
-        }
+        self.forget_rows();
     }
 
     /// Takes what happens in a run.
@@ -196,12 +334,12 @@ impl State {
                     task: task.map(str::to_owned),
                     name: text::line(&name, 40),
                     what: text::line(&about(&arguments).replace('\n', " ⏎ "), 400),
-                    status: None,
-                    output: String::new(),
-                    open: false,
+                    ..Tool::default()
                 }));
             }
-            AgentEvent::ToolResult { id, status, output, .. } => {
+            AgentEvent::ToolResult {
+                id, status, output, milliseconds, because, attached, ..
+            } => {
                 let same = |entry: &&mut Entry| match &entry.kind {
                     Kind::Tool(tool) => {
                         tool.id == id && tool.task.as_deref() == task && tool.status.is_none()
@@ -213,9 +351,16 @@ impl State {
                 {
                     tool.status = Some(status);
                     tool.output = text::clean(&output);
+                    tool.milliseconds = milliseconds;
+                    tool.because = text::clean(&because);
+                    tool.attached = attached.iter().map(|it| text::line(it, 80)).collect();
                 }
             }
             AgentEvent::Notice { text: words } => self.notice(&words),
+            AgentEvent::Round { number } => {
+                self.facts.round = format!("round {number}");
+                self.notice(&self.facts.round.clone());
+            }
             AgentEvent::Task { id, event } => self.on_of(*event, Some(&id)),
         }
     }
@@ -240,6 +385,8 @@ impl State {
     pub fn ask(&mut self, question: Approval) {
         if self.questions.is_empty() {
             self.unsettle();
+            // What was being chosen can be chosen again.
+            self.layer = None;
         }
         self.questions.push_back(question);
     }
@@ -269,6 +416,7 @@ impl State {
     /// A run has ended: what still runs on the screen has ended too.
     pub fn run_ended(&mut self) {
         self.running = None;
+        self.facts.round.clear();
         self.questions.clear();
         if self.denying {
             self.end_denying();
@@ -284,21 +432,17 @@ impl State {
         }
     }
 
-    /// Scrolls up, or down if it is negative.
-    pub fn scroll_by(&self, lines: isize) {
-        self.scroll.set(self.scroll.get().saturating_add_signed(lines));
-    }
-
-    /// Files that a beginning can become: one takes its place, several are shown.
-    pub fn complete_file(&mut self, found: &[String]) {
-        match found {
-            [] => self.notice("there is no such file"),
-            [one] => self.input.replace_word(&format!("@{} ", text::line(one, 1000))),
-            several => {
-                let names: Vec<&str> = several.iter().take(12).map(String::as_str).collect();
-                self.notice(&names.join("  "));
-            }
-        }
+    /// Shows what the word that is being typed can become.
+    pub fn complete_with(&mut self, files: &[String]) {
+        let Some(part) = self.input.word().strip_prefix('@').map(str::to_owned) else { return };
+        let items = files.iter().map(|file| Item::new(file, "")).collect();
+        let mut list = match self.layer.take() {
+            Some(Layer::Completion(list)) => list,
+            _ => Picker::default(),
+        };
+        list.look_for(&part);
+        list.replace(items);
+        self.layer = Some(Layer::Completion(list));
     }
 
     /// What a finished line means; commands with an error are answered here.
@@ -314,12 +458,16 @@ impl State {
             && !line.starts_with("![")
             && !line.contains('\n')
             && !self.input.has_pastes();
-        // `.name` is short for `/prompt name`.
-        let name = line.strip_prefix('.').filter(|name| {
-            !name.is_empty() && name.chars().all(|letter| letter.is_alphanumeric() || letter == '-')
+        // `.name` is short for `/prompt name`, and with a text for asking once under it.
+        let named = line.strip_prefix('.').filter(|rest| {
+            let name = rest.split_whitespace().next().unwrap_or_default();
+            let letters = |letter: char| letter.is_alphanumeric() || letter == '-';
+            // With more behind it, it may be about a file such as .gitignore.
+            let known = *rest == name || self.facts.prompts.iter().any(|known| known == name);
+            known && rest.starts_with(name) && !name.is_empty() && name.chars().all(letters)
         });
-        let line = name.map_or(line.clone(), |name| format!("/prompt {name}"));
-        if line.starts_with('/') && !line.contains('\n') {
+        let line = named.map_or(line.clone(), |rest| format!("/prompt {rest}"));
+        if line.starts_with('/') && (named.is_some() || !line.contains('\n')) {
             return match commands::parse(&line) {
                 Err(error) => {
                     self.notice(&error);
@@ -332,11 +480,12 @@ impl State {
                 Ok((row, arguments)) => {
                     self.input.take();
                     match row.command {
-                        Command::Help => self.page(&commands::help()),
+                        Command::Help => self.page(&commands::help(&self.bindings)),
                         Command::Reasoning => self.toggle_reasoning(),
                         Command::Queue => self.on_queue(&arguments),
                         Command::Retry => self.retry(),
                         Command::Diff => self.show_changes(),
+                        Command::Find => self.find(&arguments),
                         Command::Compact => return Some(Intent::Shorten),
                         Command::Quit => return Some(Intent::Quit),
                         command => return Some(Intent::Command(command, arguments)),
@@ -398,4 +547,13 @@ impl State {
             None => self.notice("nothing was said yet"),
         }
     }
+}
+
+/// The path of an image, if that is all that was pasted.
+fn image_path(pasted: &str) -> Option<String> {
+    let path = pasted.trim().trim_matches(['\'', '"']);
+    let path = path.strip_prefix("file://").unwrap_or(path).replace("\\ ", " ");
+    let name = path.to_ascii_lowercase();
+    let is_image = [".png", ".jpg", ".jpeg", ".gif", ".webp"].iter().any(|end| name.ends_with(end));
+    (is_image && path.starts_with('/') && !path.contains('\n')).then_some(path)
 }

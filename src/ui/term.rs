@@ -13,6 +13,8 @@ use crossterm::terminal::{
 use ratatui::Terminal;
 use ratatui::backend::CrosstermBackend;
 
+use super::theme::Depth;
+
 /// The screen while it is ours. Dropping it gives it back.
 #[derive(Debug)]
 pub struct Screen {
@@ -55,6 +57,35 @@ fn give_back() {
     let _ = execute!(stdout(), DisableMouseCapture, DisableBracketedPaste, LeaveAlternateScreen);
     let _ = execute!(stdout(), crossterm::cursor::Show);
     let _ = disable_raw_mode();
+}
+
+/// How many colours the terminal has, from what it says about itself.
+pub fn depth(no_color: bool) -> Depth {
+    let variable = |name: &str| std::env::var(name).unwrap_or_default();
+    let term = variable("TERM");
+    let full = matches!(variable("COLORTERM").as_str(), "truecolor" | "24bit");
+    match () {
+        () if no_color || term == "dumb" => Depth::None,
+        () if full || term.ends_with("-direct") => Depth::Full,
+        () if term.contains("256color") => Depth::Indexed,
+        () => Depth::Sixteen,
+    }
+}
+
+/// Whether its background is light, where it says so.
+pub fn is_light() -> bool {
+    let colors = std::env::var("COLORFGBG").unwrap_or_default();
+    matches!(colors.rsplit(';').next(), Some("7" | "15"))
+}
+
+/// Calls the user who looks elsewhere, by the bell or by a notification of the terminal (OSC 9). The
+/// words are the program's own.
+pub fn call(desktop: bool, words: &str) -> io::Result<()> {
+    match desktop {
+        true => write!(stdout(), "\x1b]9;zerostack: {words}\x07")?,
+        false => write!(stdout(), "\x07")?,
+    }
+    stdout().flush()
 }
 
 /// Puts text on the clipboard of whoever sees the terminal, also over SSH (OSC 52).

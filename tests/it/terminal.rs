@@ -476,9 +476,12 @@ fn settings_of_a_resumed_session_stay_and_a_command_of_the_users_can_be_ended() 
     let mut terminal = Terminal::start(&world, Some(&server), &["-c"]);
     terminal.wait_for("readonly · native sandbox");
     terminal.send("/thinking low\r");
-    terminal.wait("the command to be taken", |text| !text.contains("/thinking low"));
+    terminal.wait_for("· thinking low");
+    // Without an argument there is a list, at what holds now.
     terminal.send("/thinking\r");
-    terminal.wait_for("! low");
+    terminal.wait_for("▌ low");
+    terminal.send("medi\r");
+    terminal.wait_for("· thinking medium");
     terminal.wait_for("readonly · native sandbox");
     // What was typed now may loosen.
     terminal.send("/mode standard\r");

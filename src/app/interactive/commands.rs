@@ -1,27 +1,71 @@
 //! What the commands of the terminal UI do.
 
-use super::{Ui, replay};
+use std::path::Path;
+
+use clap::Parser;
+
+use super::{Ui, Work, replay};
 use crate::app::prepare::{Plan, Prepared, RUNG, Saved};
-use crate::app::{resume, sessions, start};
-use crate::cli::{ModeFlags, RunFlags};
+use crate::app::resume::{self, Resumed};
+use crate::app::rounds::Rounds;
+use crate::app::{pick, sessions, start};
+use crate::cli::{LoopFlags, ModeFlags, RunFlags};
 use crate::model::Thinking;
-use crate::policy::Mode;
+use crate::policy::{Mode, analyse};
 use crate::report::Report;
+use crate::session;
 use crate::supervisor::{Broker, Session};
 use crate::ui::{Command, term};
 
+const INIT: &str = include_str!("../../../prompts/init.md");
+/// What `/review` looks at if nothing is said.
+const REVIEW: &str = "Review the changes in the working tree, staged or not. If there are none, review the last commit.";
+
+/// What a command leaves to be done.
+pub(super) enum After {
+    Nothing,
+    /// A prompt is to be answered; with `back`, the settings are then as they were.
+    Work(Work),
+}
+
+/// Where a session under other settings begins.
+enum Begin {
+    /// It is the same one.
+    Same,
+    New,
+    Other(Box<Resumed>),
+}
+
 impl Ui {
     /// Commands that only look, also while the agent runs.
-    pub(super) fn look(&mut self, session: &Session, command: Command, arguments: &str) {
+    pub(super) async fn look(&mut self, session: &Session, command: Command, arguments: &str) {
         match command {
-            Command::Sessions => match sessions::rows_here(session.broker.host()) {
-                Ok(rows) => self.state.page(&rows),
-                Err(report) => self.state.notice(&report.message),
-            },
             Command::Rename if arguments.is_empty() => self.state.notice("/rename NAME"),
-            Command::Rename => session.record.set(|state| state.name = Some(arguments.to_owned())),
+            Command::Rename => {
+                session.record.set(|state| state.name = Some(arguments.to_owned()));
+                self.state.notice(&format!("this session is called {arguments}"));
+            }
             Command::Permissions => self.permissions(session, arguments),
             Command::Sandbox => self.state.page(&enforced(session)),
+            Command::Jobs => self.jobs(session, arguments).await,
+            Command::Theme if arguments.is_empty() => self.list_themes(session),
+            Command::Theme => {
+                match pick::theme(Some(arguments), session.broker.host(), self.flags.no_color) {
+                    Ok(theme) => {
+                        self.state.set_theme(theme);
+                        let words = format!("to keep it, in config.toml: theme = {arguments:?}");
+                        self.state.notice(&words);
+                    }
+                    Err(report) => self.refuse(&report),
+                }
+            }
+            Command::Add => self.add(arguments),
+            Command::Drop => {
+                let before = self.state.added.len();
+                self.state.added.retain(|file| !arguments.is_empty() && file != arguments);
+                let gone = before - self.state.added.len();
+                self.state.notice(&format!("{gone} files left out"));
+            }
             Command::Copy => match self.state.last_answer().map(term::copy) {
                 Some(Ok(())) => self.state.notice("copied"),
                 Some(Err(error)) => self.state.notice(&format!("cannot copy: {error}")),
@@ -29,9 +73,48 @@ impl Ui {
             },
             Command::Export => match sessions::export_to(session.record.path(), arguments) {
                 Ok(()) => self.state.notice(&format!("written to {arguments}")),
-                Err(report) => self.state.notice(&report.message),
+                Err(report) => self.refuse(&report),
             },
+            Command::Loop if arguments == "status" => match self.state.facts.round.as_str() {
+                "" => self.state.notice("no loop is going"),
+                round => self.state.notice(&format!("the loop is in {round}")),
+            },
+            Command::Loop => self.state.notice("no loop is going; /loop TASK begins one"),
             _ => self.state.notice("not while the agent runs"),
+        }
+    }
+
+    pub(super) fn refuse(&mut self, report: &Report) {
+        let hint = report.hint.as_ref().map(|hint| format!("\n{hint}")).unwrap_or_default();
+        self.state.notice(&format!("{}{hint}", report.message));
+    }
+
+    fn add(&mut self, arguments: &str) {
+        match arguments {
+            "" if self.state.added.is_empty() => {
+                self.state.notice("nothing is added; /add FILE, or type @ and a part of its name");
+            }
+            "" => {
+                let files = self.state.added.join("\n• ");
+                self.state.page(&format!("These go with the next prompt:\n• {files}"));
+            }
+            // Whether it can be read is found out when it is sent.
+            file => self.state.add(file.trim_start_matches('@')),
+        }
+    }
+
+    async fn jobs(&mut self, session: &Session, arguments: &str) {
+        let stop = arguments.strip_prefix("stop ");
+        let id = match stop.unwrap_or(arguments).trim() {
+            "" => None,
+            number => match number.parse() {
+                Ok(id) => Some(id),
+                Err(_) => return self.state.notice("/jobs, /jobs N, or /jobs stop N"),
+            },
+        };
+        match session.broker.jobs(id, stop.is_some()).await {
+            Ok(words) => self.state.page(&words),
+            Err(words) => self.state.notice(&words),
         }
     }
 
@@ -58,75 +141,193 @@ impl Ui {
     /// cannot hold, nothing changes.
     pub(super) async fn command(
         &mut self,
-        mut session: Prepared,
+        session: Prepared,
         command: Command,
         arguments: &str,
-    ) -> std::io::Result<Prepared> {
+    ) -> std::io::Result<(Prepared, After)> {
+        let stay = |session| Ok((session, After::Nothing));
+        if arguments.is_empty() {
+            match self.list(&session, command).await {
+                Ok(true) => return stay(session),
+                Ok(false) => {}
+                Err(report) => {
+                    self.refuse(&report);
+                    return stay(session);
+                }
+            }
+        }
         let mut flags = self.flags.clone();
         flags.message.clear();
         let given = Some(arguments.to_owned()).filter(|given| !given.is_empty());
-        let facts = &self.state.facts;
-        let shown = match (command, &given) {
-            (Command::Model, None) => Some(format!("{} {}", facts.provider, facts.model)),
-            (Command::Provider, None) => Some(facts.provider.clone()),
-            (Command::Mode, None) => {
-                let names: Vec<&str> = Mode::ALL.iter().map(|mode| mode.name()).collect();
-                Some(format!("{} (of {})", facts.mode, names.join(", ")))
-            }
-            (Command::Prompt, None) => Some(facts.prompt.clone()),
-            (Command::Thinking, None) => {
-                Some(format!("{:?}", session.inner.settings.thinking).to_lowercase())
-            }
-            _ => None,
-        };
-        if let Some(shown) = shown {
-            self.state.notice(&shown);
-            return Ok(session);
-        }
+        let mut begin = Begin::Same;
         match command {
             Command::Model => flags.model = given,
             Command::Provider => flags.go_to_provider(arguments),
-            Command::Prompt => flags.load_prompt = given,
+            Command::Prompt => match arguments.split_once(char::is_whitespace) {
+                Some((name, text)) => return self.once(session, name, text.trim()).await,
+                None => flags.load_prompt = given,
+            },
+            Command::Review => {
+                let what = given.unwrap_or_else(|| REVIEW.to_owned());
+                return self.once(session, "review", &what).await;
+            }
+            Command::Init => return Ok((session, After::Work(Work::Prompt(INIT.to_owned())))),
+            Command::Btw if arguments.is_empty() => {
+                self.state.notice("/btw QUESTION");
+                return stay(session);
+            }
+            Command::Btw => return Ok((session, After::Work(Work::Aside(arguments.to_owned())))),
+            Command::Loop if !matches!(arguments, "" | "stop" | "status") => {
+                return match rounds(arguments) {
+                    Ok(rounds) => Ok((session, After::Work(Work::Loop(rounds)))),
+                    Err(report) => {
+                        self.refuse(&report);
+                        stay(session)
+                    }
+                };
+            }
             Command::Mode => match Mode::ALL.into_iter().find(|mode| mode.name() == arguments) {
                 Some(mode) => flags.mode = ModeFlags::of(mode),
                 None => {
                     self.state.notice(&format!("there is no mode {arguments:?}"));
-                    return Ok(session);
+                    return stay(session);
                 }
             },
             Command::Thinking => match <Thinking as clap::ValueEnum>::from_str(arguments, true) {
                 Ok(level) => flags.thinking = Some(level),
                 Err(_) => {
                     self.state.notice("the levels are auto, off, low, medium, high");
-                    return Ok(session);
+                    return stay(session);
                 }
             },
-            Command::New => flags.name = None,
-            Command::Undo => {
-                session = self.undo(session).await;
-                return Ok(session);
+            Command::New => {
+                flags.name = None;
+                begin = Begin::New;
             }
-            other => {
-                self.look(&session.inner, other, arguments);
-                return Ok(session);
+            Command::Sessions | Command::Import => {
+                match self.other_session(&session, command, arguments) {
+                    Ok(Some(resumed)) => begin = Begin::Other(Box::new(resumed)),
+                    Ok(None) => return stay(session),
+                    Err(report) => {
+                        self.refuse(&report);
+                        return stay(session);
+                    }
+                }
             }
+            Command::Undo => self.take_back(&session.inner, 1).await,
+            Command::Redo => self.bring_back(&session.inner).await,
+            Command::Rewind => match arguments.parse() {
+                Ok(turns @ 1..) => self.take_back(&session.inner, turns).await,
+                _ => self.state.notice("/rewind N: how many prompts"),
+            },
+            other => self.look(&session.inner, other, arguments).await,
         }
-        match self.remade(session, &flags, command == Command::New).await {
+        let changes = matches!(
+            command,
+            Command::Model
+                | Command::Provider
+                | Command::Prompt
+                | Command::Mode
+                | Command::Thinking
+                | Command::New
+                | Command::Sessions
+                | Command::Import
+        );
+        if !changes {
+            return stay(session);
+        }
+        Ok((self.become_another(session, flags, begin).await?, After::Nothing))
+    }
+
+    /// The session under other flags, or, if that cannot be, as it was.
+    async fn become_another(
+        &mut self,
+        session: Prepared,
+        flags: RunFlags,
+        begin: Begin,
+    ) -> std::io::Result<Prepared> {
+        let same = matches!(begin, Begin::Same);
+        match self.remade(session, &flags, begin).await {
             Ok((remade, notices)) => {
                 self.flags = flags;
-                if command == Command::New {
+                if !same {
+                    self.taken = None;
                     self.state.clear();
+                    replay(&mut self.state, &remade.inner.earlier.borrow());
                 }
                 notices.iter().for_each(|notice| self.state.notice(notice));
                 Ok(remade)
             }
             Err((None, report)) => Err(std::io::Error::other(report.to_string())),
             Err((Some(session), report)) => {
-                let hint = report.hint.map(|hint| format!("\n{hint}")).unwrap_or_default();
-                self.state.notice(&format!("{}{hint}", report.message));
+                self.refuse(&report);
                 Ok(*session)
             }
         }
+    }
+
+    /// Asks once under another prompt.
+    async fn once(
+        &mut self,
+        session: Prepared,
+        prompt: &str,
+        text: &str,
+    ) -> std::io::Result<(Prepared, After)> {
+        let before = self.flags.clone();
+        let own = self.state.facts.prompt.clone();
+        let flags = RunFlags { load_prompt: Some(prompt.to_owned()), ..before.clone() };
+        let session = self.become_another(session, flags, Begin::Same).await?;
+        if session.inner.record.state().prompt != prompt {
+            return Ok((session, After::Nothing));
+        }
+        // The prompt that is there now comes back afterwards, whatever the files say.
+        self.back = Some(RunFlags { load_prompt: Some(own), ..before });
+        Ok((session, After::Work(Work::Prompt(text.to_owned()))))
+    }
+
+    /// Ends what was asked under another prompt.
+    pub(super) async fn go_back(&mut self, session: Prepared) -> std::io::Result<Prepared> {
+        match self.back.take() {
+            Some(flags) => self.become_another(session, flags, Begin::Same).await,
+            None => Ok(session),
+        }
+    }
+
+    /// The session that is wanted, locked; `None` if it is the present one.
+    fn other_session(
+        &mut self,
+        session: &Prepared,
+        command: Command,
+        arguments: &str,
+    ) -> Result<Option<Resumed>, Report> {
+        let host = session.inner.broker.host();
+        let sessions = host.sessions();
+        let id = match command {
+            Command::Import if arguments.is_empty() => {
+                return Err(Report::usage("/import FILE"));
+            }
+            Command::Import => {
+                let imported = session::import(&sessions, Path::new(arguments), &host.workspace);
+                let (id, damaged) = imported.map_err(Report::error)?;
+                if damaged > 0 {
+                    self.state.notice(&format!("{damaged} unreadable lines were left out"));
+                }
+                id
+            }
+            _ => session::find(&sessions, arguments).map_err(Report::usage)?.id,
+        };
+        if session.inner.record.id().as_ref() == Some(&id) {
+            self.state.notice("that is this session");
+            return Ok(None);
+        }
+        let resumed = Resumed::open(&session::find(&sessions, &id).map_err(Report::usage)?)?;
+        let directory = &resumed.loaded.header.directory;
+        if *directory != host.workspace {
+            let directory = directory.display();
+            return Err(Report::usage(format!("that session works in {directory}"))
+                .hint(format!("zerostack --session {id}")));
+        }
+        Ok(Some(resumed))
     }
 
     /// The session under other flags. An error gives it back as it was.
@@ -134,11 +335,14 @@ impl Ui {
         &self,
         session: Prepared,
         flags: &RunFlags,
-        anew: bool,
+        begin: Begin,
     ) -> Result<(Prepared, Vec<String>), (Option<Box<Prepared>>, Report)> {
         let broker = &session.inner.broker;
         let mut host = broker.host().clone();
-        let state = session.inner.record.state();
+        let state = match &begin {
+            Begin::Other(resumed) => resumed.loaded.state.clone(),
+            Begin::Same | Begin::New => session.inner.record.state(),
+        };
         let planned = async {
             // What was chosen earlier stays, whatever the files say; only what was typed now changes.
             let layer = Some(resume::layer(&state));
@@ -152,20 +356,28 @@ impl Ui {
             Ok(planned) => planned,
             Err(report) => return Err((Some(Box::new(session)), report)),
         };
-        let saved = match anew.then(|| Saved::open(flags, &host, &project, None)) {
-            Some(Err(report)) => return Err((Some(Box::new(session)), report)),
-            Some(Ok(saved)) => Some(saved),
-            None => None,
+        let opened = match begin {
+            Begin::Same => None,
+            Begin::New => Some(Saved::open(flags, &host, &project, None)),
+            Begin::Other(resumed) => Some(Saved::open(flags, &host, &project, Some(*resumed))),
         };
+        let saved = match opened.transpose() {
+            Err(report) => return Err((Some(Box::new(session)), report)),
+            Ok(saved) => saved,
+        };
+        // What was given in one session is not for another one.
+        let keeps = saved.is_none();
         let lost = lost_with(broker);
-        let Prepared { inner, provider, context } = session;
+        let Prepared { inner, provider, context, prompts } = session;
         let Session { broker, record, earlier, backend, settings, recorder, .. } = inner;
-        let (cells, seen) = broker.dissolve();
+        let mode = broker.policy().name;
+        let (cells, seen, given) = broker.dissolve();
         let (journal, earlier) = (record.into_journal(), earlier.into_inner());
         let kept = Saved { journal, state, earlier, seen, warning: None };
-        drop((provider, context, settings));
+        drop((provider, context, settings, prompts));
         let saved = saved.unwrap_or(kept);
-        let notices = plan.warnings.iter().chain(&saved.warning).cloned().chain(lost).collect();
+        let mut notices: Vec<String> =
+            plan.warnings.iter().chain(&saved.warning).cloned().collect();
         // Only the kernel can refuse from here on, and it has held a cell of ours before.
         let made = plan.carry_out(cells, host, saved).await;
         let mut made = made.map_err(|report| (None, report))?;
@@ -173,23 +385,75 @@ impl Ui {
         if flags.replay.is_some() {
             made.inner.backend = backend;
         }
+        if keeps && made.inner.broker.policy().name == mode {
+            made.inner.broker.take_over(given);
+        } else {
+            notices.extend(lost);
+        }
         Ok((made, notices))
     }
 
-    /// Takes back the last prompt: files first, then what was said.
-    async fn undo(&mut self, session: Prepared) -> Prepared {
-        let words = match sessions::undo_last(&session.inner).await {
-            Ok((words, messages)) => {
-                session.inner.earlier.replace(messages.clone());
-                self.state.clear();
-                replay(&mut self.state, &messages);
-                words
+    /// Takes back prompts: files first, then what was said.
+    async fn take_back(&mut self, session: &Session, turns: usize) {
+        match sessions::take_back(session, turns).await {
+            Ok((words, taken)) => {
+                self.taken = Some(taken);
+                self.begin_again(session, &words);
             }
-            Err(report) => report.message,
-        };
-        self.state.notice(&words);
-        session
+            Err(report) => self.refuse(&report),
+        }
     }
+
+    async fn bring_back(&mut self, session: &Session) {
+        let Some(taken) = self.taken.take() else {
+            return self.state.notice("nothing was taken back since the last prompt");
+        };
+        match sessions::bring_back(session, &taken).await {
+            Ok(words) => self.begin_again(session, &words),
+            Err(report) => {
+                self.taken = Some(taken);
+                self.refuse(&report);
+            }
+        }
+    }
+
+    /// Shows the conversation as the session's file has it now, and goes on from there.
+    fn begin_again(&mut self, session: &Session, words: &str) {
+        match sessions::loaded(session) {
+            Ok(loaded) => {
+                session.earlier.replace(loaded.messages.clone());
+                self.state.clear();
+                replay(&mut self.state, &loaded.messages);
+                self.state.notice(words);
+            }
+            Err(report) => self.refuse(&report),
+        }
+    }
+}
+
+/// A loop as it is typed behind `/loop`: flags, then the task.
+fn rounds(line: &str) -> Result<Rounds, Report> {
+    let shell = analyse(line);
+    let words: Option<Vec<String>> = match &shell.commands[..] {
+        [words] if shell.plain => words.iter().cloned().collect(),
+        _ => None,
+    };
+    // A task in ordinary words need not be a command line.
+    let words = match words {
+        Some(words) if line.starts_with('-') => words,
+        _ if line.starts_with('-') => {
+            return Err(Report::usage("/loop [--max N] [--run \"CMD\"] TASK")
+                .hint("put the command, and a task with signs in it, between quotes"));
+        }
+        _ => vec![line.to_owned()],
+    };
+    let words = std::iter::once("/loop".to_owned()).chain(words);
+    let flags = LoopFlags::try_parse_from(words).map_err(|error| {
+        let first = error.to_string();
+        let first = first.lines().next().unwrap_or_default().trim_start_matches("error: ");
+        Report::usage(first.to_owned()).hint("/loop [--max N] [--run \"CMD\"] [--plan FILE] TASK")
+    })?;
+    Rounds::new(&flags.task.join(" "), &flags.plan, flags.max, flags.run)
 }
 
 /// What ends with a broker: it is never taken over by one with other rights.

@@ -2,6 +2,7 @@
 //! screen, what the user wants goes to the session.
 
 mod commands;
+mod lists;
 
 use std::future::Future;
 use std::io::{IsTerminal, Write};
@@ -9,31 +10,34 @@ use std::path::Path;
 use std::pin::Pin;
 use std::time::{Duration, Instant};
 
-use crossterm::event::{
-    Event as Input, EventStream, KeyCode, KeyEventKind, KeyModifiers, MouseEventKind,
-};
+use crossterm::event::{Event as Input, EventStream, KeyEventKind};
 use futures_util::StreamExt;
 use nix::sys::signal::{Signal, raise};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 use zerostack_sandbox::Launcher;
 
+use self::commands::After;
 use super::prepare::{Plan, Prepared, RUNG, Saved};
 use super::resume;
+use super::rounds::{self, Rounds};
+use super::sessions::TakenBack;
 use super::{history, pick, start};
 use crate::agent::{AgentEvent, Outcome, ToolResult, ToolStatus, Verdict};
 use crate::cli::RunFlags;
-use crate::model::{Message, ToolCall};
-use crate::policy::Decision;
+use crate::config::Notify;
+use crate::model::{Attachment, Message};
 use crate::report::Report;
-use crate::supervisor::{Cells, Grant, Host, Question, RunResult, Session};
-use crate::ui::term::Screen;
-use crate::ui::{Facts, Intent, State, Theme, draw, text};
+use crate::supervisor::{Cells, Host, Question, RunResult, Session};
+use crate::ui::term::{self, Screen};
+use crate::ui::{Bindings, Command, Facts, Intent, Running, State, draw, text};
 
 /// How long a question must have been there without a key before a key can be its answer.
 const SETTLED: Duration = Duration::from_millis(500);
 /// Shortest time between two drawings while an answer streams in.
 const FRAME: Duration = Duration::from_millis(30);
+/// After a run of this length the user may be looking elsewhere.
+const LONG: Duration = Duration::from_secs(10);
 
 pub fn run(launcher: Launcher, flags: RunFlags) -> Result<u8, Report> {
     if !std::io::stdin().is_terminal() || !std::io::stdout().is_terminal() {
@@ -50,35 +54,55 @@ pub fn run(launcher: Launcher, flags: RunFlags) -> Result<u8, Report> {
 async fn interactive(launcher: Launcher, mut flags: RunFlags) -> Result<(), Report> {
     flags.no_color |= std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     if std::mem::take(&mut flags.resume) {
-        match pick::session(&start::host_of(&flags)?, flags.no_color).await? {
+        let host = start::host_of(&flags)?;
+        let theme = start::user_settings(&host)?.config.theme;
+        match pick::session(&host, &pick::theme(theme.as_deref(), &host, flags.no_color)?).await? {
             Some(id) => flags.session = Some(id),
             None => return Ok(()),
         }
     }
     let (mut host, resumed) = resume::place(&flags)?;
     let cells = Cells::new(launcher);
-    let project = start::project(
-        &cells,
-        &mut host,
-        &flags,
-        resumed.as_ref().map(|resumed| resume::layer(&resumed.loaded.state)),
-    )
-    .await?;
+    let layer = resumed.as_ref().map(|resumed| resume::layer(&resumed.loaded.state));
+    let mut project = start::project(&cells, &mut host, &flags, layer.clone()).await?;
+    let theme = pick::theme(project.resolved.config.theme.as_deref(), &host, flags.no_color)?;
+    let mut first_choice = None;
+    if flags.replay.is_none() && pick::needs_provider(&project, &host, flags.api_key.as_deref()) {
+        let Some(provider) = pick::provider(&project, &host, &theme).await? else { return Ok(()) };
+        first_choice = pick::remember(&provider, &host);
+        flags.provider = Some(provider);
+    }
+    if pick::needs_trust(&project, &host) {
+        match pick::trust(&project, &host, &theme).await? {
+            Some(_) => {}
+            None => return Ok(()),
+        }
+    }
+    if flags.provider.is_some() || !project.undecided.is_empty() {
+        project = start::project(&cells, &mut host, &flags, layer).await?;
+    }
+    let config = &project.resolved.config;
+    let bindings = Bindings::with(&config.bindings).map_err(|error| {
+        Report::error(error).hint("/help and `zerostack config schema` say how keys are given")
+    })?;
     let mut notices: Vec<String> = project.resolved.warnings.clone();
     let state = resumed.as_ref().map(|resumed| &resumed.loaded.state);
     let plan = Plan::make(&flags, &host, &project, state, false)?;
     notices.extend(plan.warnings.clone());
     let saved = Saved::open(&flags, &host, &project, resumed)?;
     notices.extend(saved.warning.clone());
+    notices.extend(first_choice);
     let before = saved.earlier.clone();
     let session = plan.carry_out(cells, host, saved).await?;
     let failed = |error: std::io::Error| Report::error(format!("cannot use the terminal: {error}"));
     let mut ui = Ui {
         screen: Screen::take().map_err(failed)?,
-        state: State::default(),
-        theme: Theme::choose(flags.no_color),
+        state: State::new(theme, bindings),
         keys: Some(EventStream::new()),
+        notify: config.notify.unwrap_or_default(),
         flags,
+        back: None,
+        taken: None,
         drawn: Instant::now(),
     };
     replay(&mut ui.state, &before);
@@ -110,8 +134,15 @@ fn replay(state: &mut State, messages: &[Message]) {
             }
             Message::Tool { call_id, text, failed, .. } => {
                 let status = if *failed { ToolStatus::Error } else { ToolStatus::Ok };
-                let (id, output) = (call_id.clone(), text.clone());
-                state.on(AgentEvent::ToolResult { id, name: String::new(), status, output });
+                state.on(AgentEvent::ToolResult {
+                    id: call_id.clone(),
+                    name: String::new(),
+                    status,
+                    output: text.clone(),
+                    milliseconds: 0,
+                    because: String::new(),
+                    attached: Vec::new(),
+                });
             }
         }
     }
@@ -120,9 +151,13 @@ fn replay(state: &mut State, messages: &[Message]) {
 struct Ui {
     screen: Screen,
     state: State,
-    theme: Theme,
     keys: Option<EventStream>,
+    notify: Notify,
     flags: RunFlags,
+    /// The settings that come back after the present prompt.
+    back: Option<RunFlags>,
+    /// What was taken back since the last prompt.
+    taken: Option<TakenBack>,
     drawn: Instant,
 }
 
@@ -131,15 +166,20 @@ async fn next_of(keys: &mut Option<EventStream>) -> Option<std::io::Result<Input
 }
 
 /// What is to be done while the screen lives.
-enum Work {
+pub(super) enum Work {
     Prompt(String),
     Shorten,
     Shell(String),
+    Loop(Rounds),
+    /// A question that is no part of the conversation.
+    Aside(String),
 }
 
 enum Done {
     Run(RunResult),
     Shell(ToolResult),
+    Loop(rounds::Ended),
+    Aside(Result<String, String>),
     Stopped,
 }
 
@@ -148,6 +188,13 @@ struct Ended {
     gone: bool,
     /// It came to its own end.
     well: bool,
+}
+
+/// Something that is waited for beside a run.
+type Beside<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
+
+async fn beside<T>(waiting: &mut Option<Beside<'_, T>>) -> Option<T> {
+    Some(waiting.as_mut()?.await)
 }
 
 /// What ends a wait at the screen.
@@ -160,8 +207,8 @@ enum Next {
 
 impl Ui {
     fn draw(&mut self) -> std::io::Result<()> {
-        let (state, theme) = (&self.state, &self.theme);
-        self.screen.terminal.draw(|frame| draw(frame, state, theme))?;
+        let state = &self.state;
+        self.screen.terminal.draw(|frame| draw(frame, state))?;
         self.drawn = Instant::now();
         Ok(())
     }
@@ -175,7 +222,7 @@ impl Ui {
         let mut session = first_session;
         let mut end = std::pin::pin!(ended()?);
         let mut next = first.map(Intent::Prompt);
-        self.know(&session);
+        self.know(&session).await;
         loop {
             self.draw()?;
             let intent = match next.take() {
@@ -192,55 +239,69 @@ impl Ui {
                     }
                 }
             };
-            match intent {
+            let work = match intent {
                 Intent::Quit => return Ok(()),
-                Intent::Cancel | Intent::Answer(_) => {}
-                Intent::Shell(command) => {
-                    self.state.said(&format!("!{command}"));
-                    let ended =
-                        self.run(&mut session.inner, Work::Shell(command), end.as_mut()).await?;
-                    if ended.gone {
-                        return Ok(());
-                    }
-                }
+                // What a run wants, and what `input` has done already.
+                Intent::Cancel
+                | Intent::Answer(_)
+                | Intent::NextQuestion
+                | Intent::Copy(_)
+                | Intent::Suspend
+                | Intent::Redraw => continue,
                 Intent::Edit => {
                     if let Err(error) = self.edit(session.inner.broker.host()) {
                         self.state.notice(&format!("the editor failed: {error}"));
                     }
+                    continue;
                 }
-                Intent::Shorten => {
-                    let ended = self.run(&mut session.inner, Work::Shorten, end.as_mut()).await?;
-                    self.know(&session);
-                    if ended.gone {
-                        return Ok(());
+                Intent::Files(part) => {
+                    let found = session.inner.broker.files_like(&part).await;
+                    self.state.complete_with(&found);
+                    continue;
+                }
+                Intent::Command(command, arguments) => {
+                    let after = self.command(session, command, &arguments).await?;
+                    session = after.0;
+                    self.know(&session).await;
+                    match after.1 {
+                        After::Nothing => continue,
+                        After::Work(work) => work,
                     }
                 }
-                Intent::Complete(part) => {
-                    let found = files(&session.inner, &part).await;
-                    self.state.complete_file(&found);
-                }
+                Intent::Shorten => Work::Shorten,
+                Intent::Shell(command) => Work::Shell(command),
                 Intent::Prompt(prompt) => {
                     if session.inner.record.id().is_some() {
                         history::add(session.inner.broker.host(), &prompt);
                     }
-                    self.state.said(&prompt);
-                    let ended =
-                        self.run(&mut session.inner, Work::Prompt(prompt), end.as_mut()).await?;
-                    self.know(&session);
-                    if ended.gone {
-                        return Ok(());
-                    }
-                    // After a run that did not go well the user looks first.
-                    if ended.well {
-                        next = self.state.queue.pop_front().map(Intent::Prompt);
-                    }
+                    Work::Prompt(prompt)
                 }
-                Intent::Command(command, arguments) => {
-                    session = self.command(session, command, &arguments).await?;
-                    self.know(&session);
-                }
+            };
+            let is_prompt = matches!(work, Work::Prompt(_));
+            let ended = self.run(&mut session.inner, work, end.as_mut()).await?;
+            if ended.gone {
+                return Ok(());
+            }
+            session = self.go_back(session).await?;
+            self.know(&session).await;
+            // After a run that did not go well the user looks first.
+            if is_prompt && ended.well {
+                next = self.state.queue.pop_front().map(Intent::Prompt);
             }
         }
+    }
+
+    /// What goes with a prompt: the text of files, and images. An error leaves everything as it is.
+    async fn attachments(&self, session: &Session) -> Result<(String, Vec<Attachment>), String> {
+        let (mut texts, mut all) = (String::new(), Vec::new());
+        for path in &self.state.added {
+            let (text, attachments) = session.attach(path).await?;
+            if attachments.is_empty() {
+                texts.push_str(&format!("\n\n<file path={path:?}>\n{text}</file>"));
+            }
+            all.extend(attachments);
+        }
+        Ok((texts, all))
     }
 
     /// One piece of work, while the screen lives.
@@ -257,18 +318,49 @@ impl Ui {
         let mut answers = std::collections::VecDeque::new();
         session.approver = Some(approver);
         let session = &*session;
+        let (mut texts, mut attached) = (String::new(), Vec::new());
+        match &work {
+            Work::Prompt(prompt) => match self.attachments(session).await {
+                Ok((more, attachments)) => {
+                    let added = std::mem::take(&mut self.state.added);
+                    let added: String = added.iter().map(|it| format!("\n+ {it}")).collect();
+                    self.taken = None;
+                    self.state.said(&format!("{prompt}{added}"));
+                    (texts, attached) = (more, attachments);
+                }
+                Err(why) => {
+                    self.state.input.set(prompt.clone());
+                    self.state.notice(&format!("{why}\nnothing was sent; /drop leaves a file out"));
+                    return Ok(Ended { gone: false, well: false });
+                }
+            },
+            Work::Shell(command) => self.state.said(&format!("!{command}")),
+            Work::Aside(question) => self.state.said(&format!("(aside) {question}")),
+            Work::Loop(_) => self.taken = None,
+            Work::Shorten => {}
+        }
         let tell = move |event| drop(tell.send(event));
         let mut cancel = std::pin::pin!(async {
             let _ = stopped.await;
         });
+        let rounds = match &work {
+            Work::Loop(rounds) => Some(rounds),
+            _ => None,
+        };
         let mut run = std::pin::pin!(async {
-            match work {
+            match &work {
                 Work::Prompt(prompt) => {
-                    Done::Run(session.run(prompt, Vec::new(), &tell, cancel.as_mut()).await)
+                    let prompt = format!("{prompt}{texts}");
+                    Done::Run(session.run(prompt, attached, &tell, cancel.as_mut()).await)
                 }
+                Work::Loop(rounds) => Done::Loop(rounds.go(session, &tell, cancel.as_mut()).await),
+                Work::Aside(question) => tokio::select! {
+                    answer = session.aside(question) => Done::Aside(answer),
+                    () = cancel.as_mut() => Done::Stopped,
+                },
                 Work::Shorten => Done::Run(session.shorten(&tell, cancel.as_mut()).await),
                 Work::Shell(command) => tokio::select! {
-                    result = session.shell(&command) => Done::Shell(result),
+                    result = session.shell(command) => Done::Shell(result),
                     () = cancel.as_mut() => Done::Stopped,
                 },
             }
@@ -278,7 +370,9 @@ impl Ui {
         let mut quiet = Instant::now();
         let mut gone = false;
         let mut dirty = true;
-        self.state.running = Some(Duration::ZERO);
+        self.state.running = Some(Running::default());
+        let mut aside: Option<Beside<'_, Result<String, String>>> = None;
+        let mut looking: Option<Beside<'_, Vec<String>>> = None;
         let done = loop {
             // Drawn when something has changed, not more often than the eye can follow.
             let settling = !self.state.questions.is_empty() && !self.state.settled;
@@ -299,14 +393,33 @@ impl Ui {
                                 let _: Result<(), Verdict> = oneshot::Sender::send(answer, verdict);
                             }
                         }
+                        Next::Intent(Intent::NextQuestion) => answers.rotate_left(1),
+                        Next::Intent(Intent::Files(part)) => {
+                            let broker = &session.broker;
+                            looking = Some(Box::pin(async move { broker.files_like(&part).await }));
+                        }
                         Next::Intent(Intent::Cancel | Intent::Quit) | Next::Gone => {
                             gone |= !matches!(next, Next::Intent(Intent::Cancel));
                             let _ = stop.take().map(|stop| stop.send(()));
                             // Their calls have ended: nobody waits for these answers.
                             answers.clear();
                         }
+                        Next::Intent(Intent::Command(Command::Btw, question)) => {
+                            self.state.said(&format!("(aside) {question}"));
+                            aside = Some(Box::pin(async move { session.aside(&question).await }));
+                        }
+                        Next::Intent(Intent::Command(Command::Loop, what)) if what == "stop" => {
+                            let words = match rounds {
+                                Some(rounds) => {
+                                    rounds.stop();
+                                    "the loop ends after this round"
+                                }
+                                None => "no loop is going",
+                            };
+                            self.state.notice(words);
+                        }
                         Next::Intent(Intent::Command(command, arguments)) => {
-                            self.look(session, command, &arguments);
+                            self.look(session, command, &arguments).await;
                         }
                         Next::Intent(_) | Next::Nothing => {}
                     }
@@ -318,16 +431,29 @@ impl Ui {
                     gone = true;
                     let _ = stop.take().map(|stop| stop.send(()));
                 }
+                Some(found) = beside(&mut looking) => {
+                    looking = None;
+                    self.state.complete_with(&found);
+                    dirty = true;
+                }
+                Some(answer) = beside(&mut aside) => {
+                    aside = None;
+                    self.answered_aside(answer);
+                    dirty = true;
+                }
                 Some(Question { approval, answer }) = questions.recv() => {
                     if answers.is_empty() {
                         quiet = Instant::now();
+                        self.call("a question waits")?;
                     }
                     self.state.ask(approval);
                     answers.push_back(answer);
                     dirty = true;
                 }
                 () = tokio::time::sleep(wait), if dirty || settling || told.is_empty() => {
-                    self.state.running = Some(begun.elapsed());
+                    let usage = session.record.spent().usage;
+                    let tokens = usage.input.saturating_add(usage.output);
+                    self.state.running = Some(Running { elapsed: begun.elapsed(), tokens });
                     self.state.settled |= settling && quiet.elapsed() >= SETTLED;
                     self.draw()?;
                     dirty = false;
@@ -342,13 +468,30 @@ impl Ui {
             self.state.on(event);
         }
         self.state.run_ended();
+        if begun.elapsed() >= LONG {
+            self.call("the run has ended")?;
+        }
         let well = match &done {
             Done::Run(result) => {
                 self.report(result);
                 matches!(result.outcome, Outcome::Done { .. })
             }
             Done::Shell(result) => {
-                self.state.page(&result.text);
+                self.state.ran(result.status, &result.text);
+                true
+            }
+            Done::Loop(ended) => {
+                self.report(&ended.result);
+                let how = match ended.passed {
+                    Some(true) => "the check passed",
+                    Some(false) => "the check never passed",
+                    None => "the loop has ended",
+                };
+                self.state.notice(&format!("{how} after {} rounds", ended.rounds));
+                true
+            }
+            Done::Aside(answer) => {
+                self.answered_aside(answer.clone());
                 true
             }
             Done::Stopped => {
@@ -357,6 +500,13 @@ impl Ui {
             }
         };
         Ok(Ended { gone, well })
+    }
+
+    fn answered_aside(&mut self, answer: Result<String, String>) {
+        match answer {
+            Ok(answer) => self.state.aside(&answer),
+            Err(why) => self.state.notice(&why),
+        }
     }
 
     /// Opens the user's editor on the text of the input. It runs as the user, as from any shell.
@@ -405,12 +555,17 @@ impl Ui {
     }
 
     /// What the status line says from now on.
-    fn know(&mut self, session: &Prepared) {
+    async fn know(&mut self, session: &Prepared) {
         let inner = &session.inner;
         let state = inner.record.state();
+        let branch = inner.broker.branch().await.unwrap_or_default();
         self.state.facts = Facts {
             mode: inner.broker.policy().name.name().into(),
             rung: RUNG.into(),
+            prompts: session.prompts.iter().map(|(name, _)| name.clone()).collect(),
+            thinking: format!("{:?}", inner.settings.thinking).to_lowercase(),
+            branch: text::line(&branch, 40),
+            round: String::new(),
             provider: text::line(&session.provider, 40),
             model: text::line(&inner.settings.model, 80),
             prompt: text::line(&state.prompt, 40),
@@ -428,46 +583,50 @@ impl Ui {
         let Some(input) = input else { return Ok(Next::Gone) };
         match input? {
             Input::Key(key) if key.kind == KeyEventKind::Release => {}
-            Input::Key(key)
-                if key.code == KeyCode::Char('z')
-                    && key.modifiers.contains(KeyModifiers::CONTROL) =>
-            {
-                self.screen.pause(|| {
-                    let _ = raise(Signal::SIGTSTP);
-                })?;
-            }
             Input::Key(key) => {
-                if let Some(intent) = self.state.key(key) {
-                    return Ok(Next::Intent(intent));
-                }
+                let intent = self.state.key(key);
+                return self.own(intent);
             }
             Input::Paste(pasted) if self.state.questions.is_empty() || self.state.denying => {
-                self.state.input.paste(&pasted);
+                self.state.paste(&pasted);
             }
-            Input::Mouse(mouse) => match mouse.kind {
-                MouseEventKind::ScrollUp => self.state.scroll_by(3),
-                MouseEventKind::ScrollDown => self.state.scroll_by(-3),
-                _ => {}
-            },
+            Input::Mouse(mouse) => {
+                let intent = self.state.mouse(mouse);
+                return self.own(intent);
+            }
             _ => {}
         }
         Ok(Next::Nothing)
     }
-}
 
-/// Files of the workspace with this in their path, found by a worker: only what the policy shows.
-async fn files(session: &Session, part: &str) -> Vec<String> {
-    let pattern = format!("**/*{}*", globset::escape(part));
-    let arguments = serde_json::json!({"pattern": pattern}).to_string();
-    let call = ToolCall { id: "complete".into(), name: "find_files".into(), arguments };
-    let broker = &session.broker;
-    let Ok(subject) = broker.look_at(&call) else { return Vec::new() };
-    if !matches!(broker.decide(&call, &subject), Decision::Allow { .. }) {
-        return Vec::new();
+    /// Does what concerns the terminal alone, and hands on the rest.
+    fn own(&mut self, intent: Option<Intent>) -> std::io::Result<Next> {
+        match intent {
+            Some(Intent::Copy(text)) => {
+                term::copy(&text)?;
+                let count = text.chars().count();
+                self.state.hint(&format!("{count} characters copied"));
+            }
+            Some(Intent::Suspend) => {
+                self.screen.pause(|| {
+                    let _ = raise(Signal::SIGTSTP);
+                })?;
+            }
+            Some(Intent::Redraw) => self.screen.pause(|| ())?,
+            Some(intent) => return Ok(Next::Intent(intent)),
+            None => {}
+        }
+        Ok(Next::Nothing)
     }
-    let result = broker.execute(&call, &subject, Grant::Unasked, "complete").await.result;
-    let lines = result.text.lines().filter(|line| !line.starts_with('(') && *line != "No files.");
-    if result.status == ToolStatus::Ok { lines.map(str::to_owned).collect() } else { Vec::new() }
+
+    /// Calls a user who looks elsewhere, if that is wanted.
+    fn call(&self, words: &str) -> std::io::Result<()> {
+        match self.notify {
+            Notify::Off => Ok(()),
+            Notify::Bell => term::call(false, words),
+            Notify::Desktop => term::call(true, words),
+        }
+    }
 }
 
 /// Completes when the program is asked to end from outside.

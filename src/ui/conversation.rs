@@ -1,0 +1,725 @@
+//! The conversation: its entries as rows, the part of it that is on the screen, and what is marked in it.
+//!
+//! Places are counted from entries, not from either end: they stay where they are while text is added
+//! below, and when the window changes.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+
+use crossterm::event::{MouseButton, MouseEvent, MouseEventKind};
+use ratatui::Frame;
+use ratatui::layout::{Position, Rect};
+use ratatui::style::{Modifier, Style};
+use ratatui::text::{Line, Span};
+use ratatui::widgets::Paragraph;
+use unicode_width::UnicodeWidthStr;
+
+use super::state::{Intent, Kind, State, Tool};
+use super::theme::Theme;
+use super::wrap::{Row, plain, wrap};
+use super::{highlight, markdown};
+use crate::agent::{STOPPED, ToolStatus};
+
+/// How much of an output is shown at its head and at its tail: of an open call, of one that failed, and
+/// of a change.
+const OPEN: (usize, usize) = (200, 200);
+const FAILED: (usize, usize) = (3, 8);
+const DIFF: (usize, usize) = (14, 0);
+/// Rows of entries that far from the screen are made again when they are wanted.
+const KEPT: usize = 60;
+/// Rows that one step of the wheel scrolls.
+const WHEEL: isize = 3;
+
+/// A row of the conversation.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Place {
+    entry: usize,
+    row: usize,
+}
+
+/// A row and a column.
+type Spot = (Place, usize);
+
+/// The rows of an entry as they were made last.
+#[derive(Debug)]
+pub(super) struct Drawn {
+    width: u16,
+    gap: bool,
+    height: usize,
+    rows: Option<Rc<Vec<Row>>>,
+}
+
+/// Words that are looked for.
+#[derive(Debug, Default)]
+pub(super) struct Find {
+    pub wanted: String,
+    hit: Option<Place>,
+    /// There are no more of them that way.
+    pub missed: bool,
+}
+
+impl Find {
+    pub fn new(words: &str) -> Find {
+        Find { wanted: words.to_owned(), ..Find::default() }
+    }
+}
+
+/// The part of the conversation that is on the screen.
+#[derive(Debug, Default)]
+pub(super) struct Viewport {
+    /// Its first row; `None` follows the end.
+    top: Cell<Option<Place>>,
+    area: Cell<Rect>,
+    /// What each row of the screen shows.
+    shown: RefCell<Vec<Place>>,
+    /// Where marking with the mouse began, and where it is.
+    marked: Option<(Spot, Spot)>,
+    pub find: Option<Find>,
+}
+
+impl Viewport {
+    pub fn is_scrolled(&self) -> bool {
+        self.top.get().is_some()
+    }
+
+    pub fn to_end(&self) {
+        self.top.set(None);
+    }
+
+    pub fn to_start(&self) {
+        self.top.set(Some(Place::default()));
+    }
+
+    pub fn unmark(&mut self) {
+        self.marked = None;
+    }
+
+    pub fn reset(&mut self) {
+        *self = Viewport { area: self.area.clone(), ..Viewport::default() };
+    }
+}
+
+impl State {
+    fn rows(&self, at: usize) -> Rc<Vec<Row>> {
+        let (width, gap) = (self.view.area.get().width.max(1), self.gap_after(at));
+        let entry = &self.entries[at];
+        let mut drawn = entry.drawn.borrow_mut();
+        if let Some(Drawn { width: of, gap: with, rows: Some(rows), .. }) = drawn.as_ref()
+            && (*of, *with) == (width, gap)
+        {
+            return rows.clone();
+        }
+        let mut rows = self.fresh_rows(&entry.kind, width);
+        if gap {
+            rows.push(Row::default());
+        }
+        let (height, rows) = (rows.len(), Rc::new(rows));
+        *drawn = Some(Drawn { width, gap, height, rows: Some(rows.clone()) });
+        rows
+    }
+
+    fn height(&self, at: usize) -> usize {
+        let wanted = (self.view.area.get().width.max(1), self.gap_after(at));
+        match self.entries[at].drawn.borrow().as_ref() {
+            Some(drawn) if (drawn.width, drawn.gap) == wanted => return drawn.height,
+            _ => {}
+        }
+        self.rows(at).len()
+    }
+
+    /// Calls stand close together; everything else has a row of its own below it.
+    fn gap_after(&self, at: usize) -> bool {
+        let is_tool =
+            |at: usize| self.entries.get(at).map(|entry| matches!(entry.kind, Kind::Tool(_)));
+        match (is_tool(at), is_tool(at + 1)) {
+            (Some(true), next) => next == Some(false),
+            _ => !matches!(self.entries[at].kind, Kind::Reasoning(_) if self.hide_reasoning),
+        }
+    }
+
+    fn up(&self, mut place: Place, mut rows: usize) -> Place {
+        while rows > place.row {
+            rows -= place.row;
+            if place.entry == 0 {
+                return Place::default();
+            }
+            place.entry -= 1;
+            place.row = self.height(place.entry);
+        }
+        place.row -= rows;
+        place
+    }
+
+    fn down(&self, mut place: Place, mut rows: usize) -> Place {
+        while place.entry < self.entries.len() {
+            let left = self.height(place.entry).saturating_sub(place.row);
+            if rows < left {
+                place.row += rows;
+                return place;
+            }
+            rows -= left;
+            place = Place { entry: place.entry + 1, row: 0 };
+        }
+        place
+    }
+
+    /// The first row of the screen when it shows the end.
+    fn last_top(&self) -> Place {
+        let end = Place { entry: self.entries.len(), row: 0 };
+        self.up(end, usize::from(self.view.area.get().height))
+    }
+
+    fn go_to(&self, place: Place) {
+        let follows = place >= self.last_top();
+        self.view.top.set(if follows { None } else { Some(place) });
+    }
+
+    /// Scrolls up, or down if it is negative.
+    pub(super) fn scroll_by(&self, rows: isize) {
+        let top = self.view.top.get().unwrap_or_else(|| self.last_top());
+        let by = rows.unsigned_abs();
+        self.go_to(if rows > 0 { self.up(top, by) } else { self.down(top, by) });
+    }
+
+    pub(super) fn scroll_page(&self, up: bool) {
+        let page = self.view.area.get().height.saturating_sub(2).max(1) as isize;
+        self.scroll_by(if up { page } else { -page });
+    }
+
+    /// Makes every row anew, for another look.
+    pub(super) fn forget_rows(&mut self) {
+        self.view.unmark();
+        for entry in &mut self.entries {
+            entry.changed();
+        }
+    }
+
+    /// Goes to the next place of the words that are looked for: an older one, or a newer one.
+    pub(super) fn find_next(&mut self, older: bool) {
+        let Some(find) = &self.view.find else { return };
+        let wanted = find.wanted.to_ascii_lowercase();
+        let end = Place { entry: self.entries.len(), row: 0 };
+        let from = find.hit.unwrap_or(end);
+        let hits_of = |at: usize| -> Vec<Place> {
+            if wanted.is_empty() || !self.entries[at].kind.mentions(&wanted) {
+                return Vec::new();
+            }
+            let rows = hits(&self.rows(at), &wanted);
+            rows.into_iter().map(|row| Place { entry: at, row }).collect()
+        };
+        let hit = if older {
+            let last = from.entry.min(self.entries.len().saturating_sub(1));
+            let mut all = (0..=last).rev().filter(|at| *at < self.entries.len());
+            all.find_map(|at| hits_of(at).into_iter().rev().find(|place| *place < from))
+        } else {
+            let mut all = from.entry..self.entries.len();
+            all.find_map(|at| hits_of(at).into_iter().find(|place| *place > from))
+        };
+        if let Some(hit) = hit {
+            let middle = usize::from(self.view.area.get().height / 2);
+            self.go_to(self.up(hit, middle));
+        }
+        if let Some(find) = &mut self.view.find {
+            find.missed = hit.is_none() && !wanted.is_empty();
+            find.hit = hit.or(find.hit);
+        }
+    }
+
+    /// Looks for other words, from the end.
+    pub(super) fn find_words(&mut self, change: impl FnOnce(&mut String)) {
+        if let Some(find) = &mut self.view.find {
+            change(&mut find.wanted);
+            find.hit = None;
+        }
+        self.find_next(true);
+    }
+
+    /// The wheel scrolls, dragging marks, a click opens and closes.
+    pub fn mouse(&mut self, mouse: MouseEvent) -> Option<Intent> {
+        let area = self.view.area.get();
+        let spot = self.spot(mouse.column, mouse.row);
+        match mouse.kind {
+            MouseEventKind::ScrollUp | MouseEventKind::ScrollDown => {
+                let up = mouse.kind == MouseEventKind::ScrollUp;
+                match self.list() {
+                    Some(list) => list.step(if up { -1 } else { 1 }),
+                    None => self.scroll_by(if up { WHEEL } else { -WHEEL }),
+                }
+            }
+            MouseEventKind::Down(MouseButton::Left) => {
+                let inside = area.contains(Position::new(mouse.column, mouse.row));
+                self.view.marked = spot.filter(|_| inside).map(|spot| (spot, spot));
+            }
+            MouseEventKind::Drag(MouseButton::Left) => {
+                // At an edge it goes on beyond it.
+                if self.view.marked.is_some() && mouse.row <= area.y {
+                    self.scroll_by(1);
+                } else if self.view.marked.is_some() && mouse.row + 1 >= area.bottom() {
+                    self.scroll_by(-1);
+                }
+                if let (Some((_, head)), Some(spot)) = (&mut self.view.marked, spot) {
+                    *head = spot;
+                }
+            }
+            MouseEventKind::Up(MouseButton::Left) => {
+                let (anchor, head) = self.view.marked?;
+                if anchor == head {
+                    self.view.unmark();
+                    self.toggle_tool(anchor.0.entry);
+                    return None;
+                }
+                let text = self.marked_text();
+                return (!text.trim().is_empty()).then_some(Intent::Copy(text));
+            }
+            _ => {}
+        }
+        None
+    }
+
+    /// What of the conversation is at a place of the screen, the nearest row if there is none.
+    fn spot(&self, column: u16, row: u16) -> Option<Spot> {
+        let (area, shown) = (self.view.area.get(), self.view.shown.borrow());
+        let at = usize::from(row.saturating_sub(area.y)).min(shown.len().checked_sub(1)?);
+        Some((shown[at], usize::from(column.saturating_sub(area.x))))
+    }
+
+    /// What is marked, from its first character to its last.
+    fn marks(&self) -> Option<(Spot, Spot)> {
+        let (anchor, head) = self.view.marked.filter(|(anchor, head)| anchor != head)?;
+        Some(if anchor <= head { (anchor, head) } else { (head, anchor) })
+    }
+
+    /// Which columns of a row are marked.
+    fn marked_columns(&self, place: Place) -> Option<(usize, usize)> {
+        let (first, last) = self.marks()?;
+        if place < first.0 || place > last.0 {
+            return None;
+        }
+        let from = if place == first.0 { first.1 } else { 0 };
+        let to = if place == last.0 { last.1 + 1 } else { usize::MAX };
+        Some((from, to))
+    }
+
+    /// The marked text: lines that were broken to fit are whole again, and signs at their edges are left
+    /// out.
+    fn marked_text(&self) -> String {
+        let Some((first, last)) = self.marks() else { return String::new() };
+        let mut text = String::new();
+        for entry in first.0.entry..=last.0.entry.min(self.entries.len().saturating_sub(1)) {
+            for (row, of) in self.rows(entry).iter().enumerate() {
+                let Some((from, to)) = self.marked_columns(Place { entry, row }) else { continue };
+                match of.glue {
+                    Some(glue) => text.push_str(glue),
+                    None => {
+                        text.truncate(text.trim_end_matches(' ').len());
+                        text.push('\n');
+                    }
+                }
+                text.push_str(&of.text(from, to));
+            }
+        }
+        text.trim_matches('\n').trim_end().to_owned()
+    }
+
+    fn fresh_rows(&self, kind: &Kind, width: u16) -> Vec<Row> {
+        let theme = &self.theme;
+        let with = |words: &str, style: Style, sign: &'static str, of: Style| {
+            plain(words, style, width, &Span::styled(sign, of))
+        };
+        match kind {
+            Kind::User(words) => with(words, theme.user, "▌ ", theme.user),
+            // The first column is the program's: whatever a model says, it stands behind a space.
+            Kind::Answer(words) => markdown::render(words, width.saturating_sub(2).max(1), theme)
+                .into_iter()
+                .map(|row| row.behind(Span::raw("  ")))
+                .collect(),
+            Kind::Reasoning(_) if self.hide_reasoning => Vec::new(),
+            Kind::Reasoning(words) => with(words, theme.dim, "┆ ", theme.dim),
+            Kind::Notice(words) => with(words, theme.warn, "! ", theme.warn),
+            Kind::Page(words) => with(words, theme.text, "│ ", theme.accent),
+            Kind::Tool(tool) => self.tool_rows(tool, width),
+        }
+    }
+
+    /// A call as one calm line; what it printed below, much of it when it is open.
+    fn tool_rows(&self, tool: &Tool, width: u16) -> Vec<Row> {
+        let theme = &self.theme;
+        let (sign, style) = match tool.status {
+            None => ("◌ ", theme.warn),
+            Some(ToolStatus::Ok) => ("● ", theme.good),
+            Some(ToolStatus::Error) => ("✗ ", theme.bad),
+            Some(ToolStatus::Denied) => ("⊘ ", theme.bad),
+        };
+        let of_task = tool.task.is_some();
+        let outer = |rows: Vec<Row>| -> Vec<Row> {
+            match of_task {
+                true => {
+                    rows.into_iter().map(|row| row.behind(Span::styled("╎ ", theme.dim))).collect()
+                }
+                false => rows,
+            }
+        };
+        let width = if of_task { width.saturating_sub(2).max(1) } else { width };
+        let mut head = vec![
+            Span::styled(tool.name.clone(), theme.accent),
+            Span::styled(format!(" {}", tool.what), theme.text),
+        ];
+        if tool.milliseconds >= 1000 && !tool.open {
+            head.push(Span::styled(format!("  {}", seconds(tool.milliseconds)), theme.dim));
+        }
+        let mut rows = wrap(&head, width, &Span::styled(sign, style), &Span::raw("  "));
+        let bar = Span::styled("  │ ", theme.dim);
+        let failed = matches!(tool.status, Some(ToolStatus::Error | ToolStatus::Denied));
+        if tool.open {
+            for fact in tool.facts(&self.facts.rung) {
+                rows.extend(plain(&fact, theme.accent, width, &bar));
+            }
+        } else if failed && tool.because.starts_with(STOPPED) {
+            rows.extend(plain(&tool.because, theme.bad, width, &bar));
+        }
+        // A terminal shows no images everywhere: what one is stands in its place.
+        for attached in &tool.attached {
+            rows.extend(plain(&format!("▣ {attached}"), theme.accent, width, &bar));
+        }
+        let is_diff = tool.output.starts_with("--- a/");
+        let (first, last) = match (tool.open, is_diff, failed) {
+            (true, ..) => OPEN,
+            (_, true, _) => DIFF,
+            (_, _, true) => FAILED,
+            _ => return outer(rows),
+        };
+        let all: Vec<&str> = tool.output.lines().collect();
+        let hidden = all.len().saturating_sub(first + last);
+        // A line that says that one line is hidden is no shorter.
+        let hidden = if hidden <= 1 { 0 } else { hidden };
+        let mut diff = Diff::default();
+        for (number, line) in all.iter().enumerate() {
+            let spans = if is_diff {
+                diff.line(line, theme)
+            } else {
+                vec![Span::styled((*line).to_owned(), theme.dim)]
+            };
+            if hidden > 0 && number == first {
+                let key = self.bindings.key(super::bindings::Action::OpenTool);
+                let hint = if tool.open { String::new() } else { format!(" ({key} opens)") };
+                let words = format!("… {hidden} lines{hint}");
+                rows.extend(plain(&words, theme.dim, width, &bar));
+            }
+            if hidden == 0 || number < first || number >= first + hidden {
+                rows.extend(wrap(&spans, width, &bar, &bar));
+            }
+        }
+        outer(rows)
+    }
+}
+
+impl Tool {
+    /// How it ran: time, exit, what held it, and why it was let through.
+    fn facts(&self, rung: &str) -> Vec<String> {
+        let mut facts = Vec::new();
+        let end = self.output.lines().rev().find(|line| line.starts_with("(exit "));
+        if let Some(exit) = end.filter(|_| self.name == "bash") {
+            facts.push(exit.trim_matches(['(', ')']).to_owned());
+        }
+        if self.milliseconds > 0 {
+            facts.push(seconds(self.milliseconds));
+        }
+        if self.status.is_some() && !rung.is_empty() {
+            facts.push(format!("{rung} sandbox"));
+        }
+        let mut lines = vec![facts.join(" · ")];
+        if !self.because.is_empty() {
+            lines.push(self.because.clone());
+        }
+        lines.retain(|line| !line.is_empty());
+        lines
+    }
+}
+
+fn seconds(milliseconds: u64) -> String {
+    match milliseconds {
+        0..10_000 => format!("{:.1} s", milliseconds as f64 / 1000.0),
+        10_000..120_000 => format!("{} s", milliseconds / 1000),
+        _ => format!("{} min {} s", milliseconds / 60_000, milliseconds / 1000 % 60),
+    }
+}
+
+/// Colours for the lines of a unified diff, in the language of the file it is about.
+#[derive(Debug, Default)]
+pub(super) struct Diff {
+    language: String,
+}
+
+impl Diff {
+    pub fn line(&mut self, line: &str, theme: &Theme) -> Vec<Span<'static>> {
+        if let Some(path) = line.strip_prefix("+++ ").or(line.strip_prefix("--- ")) {
+            self.language = path.rsplit('.').next().unwrap_or_default().to_owned();
+            return vec![Span::styled(line.to_owned(), theme.dim)];
+        }
+        let (style, sign) = match line.as_bytes().first() {
+            Some(b'+') => (theme.added, "+"),
+            Some(b'-') => (theme.removed, "-"),
+            Some(b'@') => return vec![Span::styled(line.to_owned(), theme.accent)],
+            Some(b' ') => (theme.dim, " "),
+            _ => return vec![Span::styled(line.to_owned(), theme.dim)],
+        };
+        let mut spans = vec![Span::styled(sign, style)];
+        if sign == " " {
+            spans.push(Span::styled(line[1..].to_owned(), style));
+            return spans;
+        }
+        let code = line[1..].replace('\t', "    ");
+        let known = [theme.keyword, theme.string, theme.comment, theme.number];
+        for span in highlight::line(&self.language, &code, theme) {
+            let of = if known.contains(&span.style) && span.style != Style::new() {
+                span.style
+            } else {
+                style
+            };
+            spans.push(Span::styled(span.content.into_owned(), of));
+        }
+        spans
+    }
+}
+
+/// The rows on which the words begin.
+fn hits(rows: &[Row], wanted: &str) -> Vec<usize> {
+    let (mut text, mut starts) = (String::new(), Vec::new());
+    for row in rows {
+        text.push_str(row.glue.unwrap_or("\n"));
+        starts.push(text.len());
+        text.push_str(&row.text(0, usize::MAX));
+    }
+    text.make_ascii_lowercase();
+    let row_of = |at: usize| starts.partition_point(|start| *start <= at).saturating_sub(1);
+    let mut found: Vec<usize> = text.match_indices(wanted).map(|(at, _)| row_of(at)).collect();
+    found.dedup();
+    found
+}
+
+/// Draws the part of the conversation that is to be seen.
+pub(super) fn draw(frame: &mut Frame, state: &State, area: Rect) {
+    let view = &state.view;
+    view.area.set(area);
+    let top = match view.top.get() {
+        Some(top) => {
+            state.go_to(top);
+            view.top.get()
+        }
+        None => None,
+    };
+    let mut place = top.unwrap_or_else(|| state.last_top());
+    let first = place.entry;
+    let (mut lines, mut shown) = (Vec::new(), Vec::new());
+    while place.entry < state.entries.len() && lines.len() < usize::from(area.height) {
+        let rows = state.rows(place.entry);
+        for (at, row) in rows.iter().enumerate().skip(place.row) {
+            if lines.len() == usize::from(area.height) {
+                break;
+            }
+            lines.push(row.line.clone());
+            shown.push(Place { entry: place.entry, row: at });
+        }
+        place = Place { entry: place.entry + 1, row: 0 };
+    }
+    for (at, line) in lines.iter().enumerate() {
+        let row = Rect { y: area.y + at as u16, height: 1, ..area };
+        frame.render_widget(Paragraph::new(line.clone()), row);
+        mark(frame, state, row, line, shown[at]);
+    }
+    *view.shown.borrow_mut() = shown;
+    // Only what is near is kept ready.
+    let near = first.saturating_sub(KEPT)..place.entry + KEPT;
+    for (at, entry) in state.entries.iter().enumerate().filter(|(at, _)| !near.contains(at)) {
+        debug_assert!(at < state.entries.len());
+        if let Some(drawn) = entry.drawn.borrow_mut().as_mut() {
+            drawn.rows = None;
+        }
+    }
+}
+
+/// Shows what is marked, and what is looked for, in a row.
+fn mark(frame: &mut Frame, state: &State, row: Rect, line: &Line, place: Place) {
+    let mut paint = |from: usize, to: usize, style: Style| {
+        let width = usize::from(row.width);
+        let (from, to) = (from.min(width), to.min(width));
+        let part = Rect { x: row.x + from as u16, width: (to - from) as u16, ..row };
+        frame.buffer_mut().set_style(part, style);
+    };
+    if let Some((from, to)) = state.marked_columns(place) {
+        let end = line.width();
+        paint(from.min(end), to.min(end), Style::new().add_modifier(Modifier::REVERSED));
+    }
+    let Some(find) = state.view.find.as_ref().filter(|find| !find.wanted.is_empty()) else {
+        return;
+    };
+    let text = line.to_string().to_ascii_lowercase();
+    for (at, found) in text.match_indices(&find.wanted.to_ascii_lowercase()) {
+        let from = text[..at].width();
+        paint(from, from + found.width(), state.theme.found);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crossterm::event::KeyModifiers;
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::super::view::tests::{called, conversation, ended, screen};
+    use super::*;
+    use crate::agent::AgentEvent;
+
+    fn mouse(state: &mut State, kind: MouseEventKind, column: u16, row: u16) -> Option<Intent> {
+        state.mouse(MouseEvent { kind, column, row, modifiers: KeyModifiers::NONE })
+    }
+
+    fn marked(state: &mut State, from: (u16, u16), to: (u16, u16)) -> Option<Intent> {
+        let left = MouseButton::Left;
+        mouse(state, MouseEventKind::Down(left), from.0, from.1);
+        mouse(state, MouseEventKind::Drag(left), to.0, to.1);
+        mouse(state, MouseEventKind::Up(left), to.0, to.1)
+    }
+
+    /// The row of the screen that has these words.
+    fn row_of(shown: &str, words: &str) -> u16 {
+        let at = shown.lines().position(|line| line.contains(words));
+        at.unwrap_or_else(|| panic!("no {words} in\n{shown}")) as u16
+    }
+
+    #[test]
+    fn a_long_conversation_scrolls_and_small_screens_do_not_panic() {
+        let mut state = State::default();
+        for number in 0..2_000 {
+            state.on(AgentEvent::Notice { text: format!("line {number}") });
+        }
+        assert!(screen(&state, 60, 12).contains("line 1999"));
+        state.scroll_by(200);
+        let shown = screen(&state, 60, 12);
+        assert!(!shown.contains("line 1999") && shown.contains("line 18"), "{shown}");
+        state.scroll_by(isize::MAX);
+        assert!(screen(&state, 60, 12).contains("line 0"));
+        for (width, height) in [(1, 1), (3, 2), (10, 5), (200, 3)] {
+            screen(&conversation(), width, height);
+        }
+    }
+
+    #[test]
+    fn what_is_marked_is_copied_as_it_was_said() {
+        let mut state = State::default();
+        let said = "one two three four five six seven eight nine ten eleven twelve thirteen";
+        state.said(said);
+        state.on(AgentEvent::Text { text: "```\nfn main() {}\n```\n\nlast words".into() });
+        let shown = screen(&state, 40, 20);
+        let (first, last) = (row_of(&shown, "▌ one"), row_of(&shown, "thirteen"));
+        assert!(last > first);
+        let copied = marked(&mut state, (0, first), (39, last));
+        assert_eq!(copied, Some(Intent::Copy(said.into())));
+        // The direction does not matter, and the sign at the edge is no part of it.
+        let copied = marked(&mut state, (8, first), (2, first));
+        assert_eq!(copied, Some(Intent::Copy("one two".into())));
+        let code = row_of(&shown, "fn main");
+        let copied = marked(&mut state, (0, code), (39, row_of(&shown, "last words")));
+        assert_eq!(copied, Some(Intent::Copy("fn main() {}\n\nlast words".into())));
+        // It is seen, and it stays where it is when something is added.
+        marked(&mut state, (2, first), (4, first));
+        state.on(AgentEvent::Notice { text: "new\n".repeat(30) });
+        assert_eq!(state.marked_text(), "one");
+        assert!(!screen(&state, 40, 20).contains("▌ one"));
+    }
+
+    #[test]
+    fn a_click_opens_a_call_with_what_is_known_of_it() {
+        let mut state = State::default();
+        state.facts.rung = "native".into();
+        called(&mut state, "bash", json!({"command": "make"}));
+        let output: String = (0..600).map(|line| format!("line {line}\n")).collect();
+        ended(&mut state, ToolStatus::Ok, &format!("{output}(exit 0)"));
+        let shown = screen(&state, 80, 20);
+        assert!(shown.contains("● bash make  2.3 s") && !shown.contains("line 1"), "{shown}");
+        let row = row_of(&shown, "bash make");
+        marked(&mut state, (3, row), (3, row));
+        state.view.to_start();
+        let shown = screen(&state, 80, 20);
+        for words in ["exit 0 · 2.3 s · native sandbox", "let through: for a test", "line 1"] {
+            assert!(shown.contains(words), "{words} in\n{shown}");
+        }
+        state.view.to_end();
+        assert!(screen(&state, 80, 20).contains("line 599"));
+        assert!(screen(&state, 80, 400).contains("… 201 lines"));
+    }
+
+    #[test]
+    fn words_are_found_across_rows_and_shown() {
+        let mut state = State::default();
+        for number in 0..300 {
+            state.on(AgentEvent::Notice { text: format!("entry {number}") });
+        }
+        state.said("here is the Needle in a haystack that is broken over rows");
+        for number in 300..400 {
+            state.on(AgentEvent::Notice { text: format!("entry {number}") });
+        }
+        screen(&state, 40, 12);
+        state.find("needle in a haystack that is");
+        let shown = screen(&state, 40, 12);
+        assert!(shown.contains("here is the Needle") && shown.contains("find: needle"), "{shown}");
+        state.find("entry 77");
+        assert!(screen(&state, 40, 12).contains("! entry 77"));
+        state.find("entry 3");
+        assert!(screen(&state, 40, 12).contains("! entry 399"));
+        state.find_next(true);
+        state.find_next(true);
+        assert!(screen(&state, 40, 12).contains("! entry 397"));
+        state.find_next(false);
+        assert!(screen(&state, 40, 12).contains("! entry 398"));
+        state.find("nowhere");
+        assert!(screen(&state, 40, 12).contains("no more"));
+    }
+
+    #[test]
+    fn the_view_stays_where_it_is_while_text_comes() {
+        let mut state = State::default();
+        for number in 0..100 {
+            state.on(AgentEvent::Notice { text: format!("entry {number}") });
+        }
+        screen(&state, 40, 12);
+        state.scroll_by(60);
+        let before = screen(&state, 40, 12);
+        state.on(AgentEvent::Text { text: "more\n\n".repeat(50) });
+        let after = screen(&state, 40, 12);
+        assert_eq!(before.lines().next(), after.lines().next());
+        // And when the window becomes narrower.
+        assert!(screen(&state, 30, 12).contains(before.lines().next().unwrap()));
+        state.scroll_by(-1000);
+        assert!(screen(&state, 40, 12).contains("more") && !state.view.is_scrolled());
+    }
+
+    #[test]
+    fn changes_are_coloured_in_their_language() {
+        let theme = Theme::named("dark", super::super::theme::Depth::Full).unwrap();
+        let mut diff = Diff::default();
+        diff.line("+++ b/src/main.rs", &theme);
+        let spans = diff.line("+    let x = \"text\";", &theme);
+        let of = |text: &str| spans.iter().find(|span| span.content == text).unwrap().style;
+        assert_eq!((of("+"), of("let"), of("x")), (theme.added, theme.keyword, theme.added));
+        assert_eq!(of("\"text\""), theme.string);
+        let spans = diff.line("-fn old() {}", &theme);
+        assert_eq!(spans[0].style, theme.removed);
+    }
+
+    proptest! {
+        /// Signs of the program are in the first column; nothing that a model says gets there.
+        #[test]
+        fn an_answer_never_has_the_first_column(
+            text in "([#*_`>|\\[\\]()!~●✗⊘▌│a-z0-9 \n-]{0,12}|\n```\n|\n\\| a \\| b \\|\n\\|--\\|--\\|\n|世界){0,12}",
+            width in 8..60_u16,
+        ) {
+            let state = State::default();
+            state.view.area.set(Rect::new(0, 0, width, 20));
+            for row in state.fresh_rows(&Kind::Answer(text), width) {
+                let shown = row.line.to_string();
+                prop_assert!(shown.is_empty() || shown.starts_with("  "), "{shown:?}");
+            }
+        }
+    }
+}

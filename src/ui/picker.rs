@@ -1,0 +1,194 @@
+//! A list to choose from by typing a part of what is wanted.
+
+use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
+use nucleo_matcher::pattern::{CaseMatching, Normalization, Pattern};
+use nucleo_matcher::{Config, Matcher, Utf32Str};
+
+use super::bindings::Action;
+use super::text;
+
+/// One thing to choose.
+#[derive(Debug, Clone, Default)]
+pub struct Item {
+    /// What choosing it means.
+    pub value: String,
+    /// What it is called, and looked for by.
+    pub label: String,
+    /// What is said beside it.
+    pub detail: String,
+    /// What is shown of it while it is the chosen one.
+    pub preview: String,
+}
+
+impl Item {
+    /// Something that is called what it is.
+    pub fn new(value: &str, detail: &str) -> Item {
+        let (value, label) = (value.to_owned(), text::line(value, 200));
+        Item { value, label, detail: text::line(detail, 300), preview: String::new() }
+    }
+
+    pub fn labelled(mut self, label: &str) -> Item {
+        self.label = text::line(label, 200);
+        self
+    }
+
+    pub fn with_preview(mut self, preview: &str) -> Item {
+        self.preview = text::clean(preview);
+        self
+    }
+}
+
+/// The list, and where in it we are.
+#[derive(Debug, Default)]
+pub struct Picker {
+    pub title: String,
+    items: Vec<Item>,
+    query: String,
+    /// Only what the items are called is looked at, not what is said beside it.
+    by_label: bool,
+    /// Those that fit, the best first.
+    shown: Vec<usize>,
+    chosen: usize,
+}
+
+/// What a key has made of a list.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Picked {
+    /// Still open.
+    Open,
+    Closed,
+    Value(String),
+}
+
+impl Picker {
+    pub fn new(title: &str, items: Vec<Item>) -> Picker {
+        let shown = (0..items.len()).collect();
+        let title = text::line(title, 200);
+        Picker { title, items, shown, ..Picker::default() }
+    }
+
+    /// Only what the items are called is looked at.
+    pub fn by_label(self) -> Picker {
+        Picker { by_label: true, ..self }
+    }
+
+    /// Begins at the item of this value.
+    pub fn at(mut self, value: &str) -> Picker {
+        self.chosen = self.items.iter().position(|item| item.value == value).unwrap_or(0);
+        self
+    }
+
+    pub fn query(&self) -> &str {
+        &self.query
+    }
+
+    /// Those that fit, the best first.
+    pub fn shown(&self) -> impl ExactSizeIterator<Item = &Item> {
+        self.shown.iter().map(|at| &self.items[*at])
+    }
+
+    pub fn chosen_at(&self) -> usize {
+        self.chosen
+    }
+
+    pub fn chosen(&self) -> Option<&Item> {
+        self.shown.get(self.chosen).map(|at| &self.items[*at])
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.shown.is_empty()
+    }
+
+    /// Looks for something else.
+    pub fn look_for(&mut self, query: &str) {
+        if query != self.query {
+            query.clone_into(&mut self.query);
+            self.chosen = 0;
+            self.filter();
+        }
+    }
+
+    /// Other things to choose from, for the same query.
+    pub fn replace(&mut self, items: Vec<Item>) {
+        self.items = items;
+        self.filter();
+        self.chosen = self.chosen.min(self.shown.len().saturating_sub(1));
+    }
+
+    fn filter(&mut self) {
+        let pattern = Pattern::parse(&self.query, CaseMatching::Smart, Normalization::Smart);
+        let mut matcher = Matcher::new(Config::DEFAULT.match_paths());
+        let mut buffer = Vec::new();
+        let mut score = |item: &Item| {
+            let detail = if self.by_label { "" } else { item.detail.as_str() };
+            let text = format!("{} {detail}", item.label);
+            pattern.score(Utf32Str::new(&text, &mut buffer), &mut matcher)
+        };
+        let mut scored: Vec<(u32, usize)> = self
+            .items
+            .iter()
+            .enumerate()
+            .filter_map(|(at, item)| score(item).map(|score| (score, at)))
+            .collect();
+        // Stable: what fits as well stays in its order.
+        scored.sort_by_key(|(score, _)| std::cmp::Reverse(*score));
+        self.shown = scored.into_iter().map(|(_, at)| at).collect();
+    }
+
+    /// Goes through the list.
+    pub fn step(&mut self, steps: isize) {
+        let last = self.shown.len().saturating_sub(1);
+        self.chosen = self.chosen.saturating_add_signed(steps).min(last);
+    }
+
+    /// Takes a key while the list has them.
+    pub fn key(&mut self, key: KeyEvent, action: Option<Action>) -> Picked {
+        let mut query = self.query.clone();
+        match (action, key.code) {
+            (Some(Action::Interrupt | Action::Cancel | Action::Leave), _) => return Picked::Closed,
+            (Some(Action::Send | Action::Complete), _) => {
+                let chosen = self.chosen().map(|item| item.value.clone());
+                return chosen.map_or(Picked::Open, Picked::Value);
+            }
+            (Some(Action::Up), _) => self.step(-1),
+            (Some(Action::Down), _) => self.step(1),
+            (Some(Action::PageUp), _) => self.step(-10),
+            (Some(Action::PageDown), _) => self.step(10),
+            (Some(Action::DeleteToStart), _) => query.clear(),
+            (Some(Action::Backspace), _) => drop(query.pop()),
+            (None, KeyCode::Char(letter))
+                if key.modifiers.difference(KeyModifiers::SHIFT).is_empty() =>
+            {
+                query.push(letter);
+            }
+            _ => {}
+        }
+        self.look_for(&query);
+        Picked::Open
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_fits_best_is_first_and_what_does_not_fit_is_left_out() {
+        let files = ["src/ui/markdown.rs", "src/main.rs", "README.md", "src/model/mod.rs"];
+        let mut picker = Picker::new("", files.iter().map(|file| Item::new(file, "")).collect());
+        picker.look_for("main");
+        assert_eq!(picker.chosen().unwrap().value, "src/main.rs");
+        picker.look_for("smm");
+        assert!(picker.shown().any(|item| item.value == "src/model/mod.rs"));
+        assert!(picker.shown().all(|item| item.value != "README.md"));
+        picker.look_for("zzz");
+        assert!(picker.is_empty() && picker.chosen().is_none());
+        assert_eq!(picker.key(KeyCode::Enter.into(), Some(Action::Send)), Picked::Open);
+        picker.look_for("");
+        picker.step(100);
+        assert_eq!(picker.chosen().unwrap().value, "src/model/mod.rs");
+        picker.step(-1);
+        let picked = picker.key(KeyCode::Enter.into(), Some(Action::Send));
+        assert_eq!(picked, Picked::Value("README.md".into()));
+    }
+}
