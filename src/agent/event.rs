@@ -25,7 +25,7 @@ pub enum AgentEvent {
         name: String,
         status: ToolStatus,
         output: String,
-        /// How long it took, questions included.
+        /// How long it took, without questions.
         milliseconds: u64,
         /// Why it was let through, or was not; empty where nothing was decided.
         because: String,

@@ -60,7 +60,7 @@ pub struct CallRecord {
     pub arguments: Value,
     pub status: ToolStatus,
     pub output: String,
-    /// How long it took, questions included. No part of the record: the same run twice is the same.
+    /// How long it took, without questions. No part of the record: the same run twice is the same.
     #[serde(skip)]
     pub milliseconds: u64,
     /// Why it was let through, or was not; empty where nothing was decided.
@@ -125,11 +125,14 @@ struct Ended {
     denials: Vec<Denial>,
     /// Why it was let through, or was not.
     because: String,
+    /// How long it ran: nobody's thinking about a question is in it.
+    took: Duration,
 }
 
 impl Ended {
     fn new(call: ToolCall, result: ToolResult) -> Ended {
-        Ended { call, result, denials: Vec::new(), because: String::new() }
+        let (denials, because, took) = Default::default();
+        Ended { call, result, denials, because, took }
     }
 }
 
@@ -250,7 +253,7 @@ impl Session {
         let mut running = FuturesUnordered::new();
         let (mut calls, mut denials) = (Vec::new(), Vec::new());
         // Calls that have not ended yet.
-        let mut open: Vec<(ToolCall, Instant)> = Vec::new();
+        let mut open: Vec<ToolCall> = Vec::new();
         let outcome = loop {
             match effects.pop_front() {
                 Some(effect @ (Effect::CallModel(_) | Effect::Compact(_))) => {
@@ -265,7 +268,7 @@ impl Session {
                 }
                 Some(Effect::RunTool { call, repeated }) => {
                     tell_call(&call, tell);
-                    open.push((call.clone(), Instant::now()));
+                    open.push(call.clone());
                     running.push(self.run_tool(call, repeated, scope, tell));
                 }
                 Some(Effect::Refuse { call, text }) => {
@@ -281,9 +284,8 @@ impl Session {
                 Some(Effect::Keep(_)) => {}
                 Some(Effect::Finish(outcome)) => break outcome,
                 None => tokio::select! {
-                    Some(Ended { call, result, denials: new, because }) = running.next() => {
-                        let begun = open.iter().position(|(other, _)| other.id == call.id);
-                        let took = begun.map(|at| open.remove(at).1.elapsed()).unwrap_or_default();
+                    Some(Ended { call, result, denials: new, because, took }) = running.next() => {
+                        open.retain(|other| other.id != call.id);
                         let record = CallRecord::new(&call, &result, took, because);
                         denials.extend(new);
                         effects.extend(self.on(agent, Event::ToolEnded { id: call.id, result }, scope));
@@ -293,9 +295,9 @@ impl Session {
                     () = &mut cancel => {
                         running.clear();
                         effects = self.on(agent, Event::Cancelled, scope).into();
-                        for (call, begun) in open.drain(..) {
+                        for call in open.drain(..) {
                             let result = ToolResult::new(ToolStatus::Error, "(cancelled by the user)");
-                            let record = CallRecord::new(&call, &result, begun.elapsed(), String::new());
+                            let record = CallRecord::new(&call, &result, Duration::ZERO, String::new());
                             record.tell(tell);
                             calls.push(record);
                         }
@@ -421,10 +423,14 @@ impl Session {
             }
         };
         if broker.kind(&call.name) == Some(Kind::Task) {
-            return Ended { because, ..self.task(call, tell).await };
+            let begun = Instant::now();
+            let ended = self.task(call, tell).await;
+            return Ended { because, took: begun.elapsed(), ..ended };
         }
         let conversation = scope.unwrap_or_default();
+        let begun = Instant::now();
         let executed = broker.execute(&call, &subject, grant, conversation).await;
+        let took = begun.elapsed();
         let (executed, because) = self.tried_again(executed, because, &call, &subject, scope).await;
         let Executed { result, change, seen, .. } = executed;
         if let Some(change) = change {
@@ -433,7 +439,7 @@ impl Session {
         if let Some((path, hash)) = seen.filter(|_| scope.is_none()) {
             self.record.add(Entry::Seen(path, hash));
         }
-        Ended { because, ..Ended::new(call, result) }
+        Ended { because, took, ..Ended::new(call, result) }
     }
 
     /// A command that the sandbox stopped is run once more, with the rights of a yes, if somebody is

@@ -256,6 +256,8 @@ fn shown(code: KeyCode, modifiers: KeyModifiers) -> String {
     }
     let named = NAMED.iter().find(|(_, known)| *known == code).map(|(name, _)| *name);
     match (named, code) {
+        (_, KeyCode::PageUp) => text.push_str("PageUp"),
+        (_, KeyCode::PageDown) => text.push_str("PageDown"),
         (Some(name), _) => {
             text.extend(name.chars().next().map(|first| first.to_ascii_uppercase()));
             text.push_str(&name[1..]);

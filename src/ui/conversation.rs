@@ -14,7 +14,7 @@ use ratatui::text::{Line, Span};
 use ratatui::widgets::Paragraph;
 use unicode_width::UnicodeWidthStr;
 
-use super::state::{Intent, Kind, State, Tool};
+use super::state::{Entry, Intent, Kind, State, Tool};
 use super::theme::Theme;
 use super::wrap::{Row, plain, wrap};
 use super::{highlight, markdown};
@@ -129,11 +129,20 @@ impl State {
 
     /// Calls stand close together; everything else has a row of its own below it.
     fn gap_after(&self, at: usize) -> bool {
-        let is_tool =
-            |at: usize| self.entries.get(at).map(|entry| matches!(entry.kind, Kind::Tool(_)));
-        match (is_tool(at), is_tool(at + 1)) {
-            (Some(true), next) => next == Some(false),
-            _ => !matches!(self.entries[at].kind, Kind::Reasoning(_) if self.hide_reasoning),
+        let is_tool = |entry: &Entry| matches!(entry.kind, Kind::Tool(_));
+        let next = self.entries[at + 1..].iter().find(|entry| !self.is_hidden(&entry.kind));
+        match (is_tool(&self.entries[at]), next.map(is_tool)) {
+            (true, next) => next == Some(false),
+            _ => !self.is_hidden(&self.entries[at].kind),
+        }
+    }
+
+    /// Thinking that is not wanted, and what is nothing but blanks.
+    fn is_hidden(&self, kind: &Kind) -> bool {
+        match kind {
+            Kind::Answer(text) => text.trim().is_empty(),
+            Kind::Reasoning(text) => self.hide_reasoning || text.trim().is_empty(),
+            _ => false,
         }
     }
 
@@ -172,6 +181,11 @@ impl State {
     fn go_to(&self, place: Place) {
         let follows = place >= self.last_top();
         self.view.top.set(if follows { None } else { Some(place) });
+    }
+
+    /// Shows an entry from its beginning, if it is longer than the screen.
+    pub(super) fn show_from(&self, entry: usize) {
+        self.go_to(Place { entry, row: 0 });
     }
 
     /// Scrolls up, or down if it is negative.
@@ -326,6 +340,9 @@ impl State {
         let with = |words: &str, style: Style, sign: &'static str, of: Style| {
             plain(words, style, width, &Span::styled(sign, of))
         };
+        if self.is_hidden(kind) {
+            return Vec::new();
+        }
         match kind {
             Kind::User(words) => with(words, theme.user, "▌ ", theme.user),
             // The first column is the program's: whatever a model says, it stands behind a space.
@@ -333,7 +350,6 @@ impl State {
                 .into_iter()
                 .map(|row| row.behind(Span::raw("  ")))
                 .collect(),
-            Kind::Reasoning(_) if self.hide_reasoning => Vec::new(),
             Kind::Reasoning(words) => with(words, theme.dim, "┆ ", theme.dim),
             Kind::Notice(words) => with(words, theme.warn, "! ", theme.warn),
             Kind::Page(words) => with(words, theme.text, "│ ", theme.accent),

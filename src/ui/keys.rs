@@ -54,6 +54,7 @@ impl State {
                     }
                     Picked::Value(value) => {
                         self.layer = None;
+                        self.view.to_end();
                         Some(Intent::Command(command, value))
                     }
                 };

@@ -95,6 +95,11 @@ impl Picker {
         self.shown.get(self.chosen).map(|at| &self.items[*at])
     }
 
+    /// How many there are to choose from, and whether there is something to see of them.
+    pub fn size(&self) -> (usize, bool) {
+        (self.items.len(), self.items.iter().any(|item| !item.preview.is_empty()))
+    }
+
     pub fn is_empty(&self) -> bool {
         self.shown.is_empty()
     }

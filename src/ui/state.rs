@@ -246,6 +246,7 @@ impl State {
 
     pub fn page(&mut self, words: &str) {
         self.push(Kind::Page(text::clean(words)));
+        self.show_from(self.entries.len() - 1);
     }
 
     pub fn said(&mut self, words: &str) {
@@ -447,6 +448,8 @@ impl State {
 
     /// What a finished line means; commands with an error are answered here.
     pub(super) fn submit(&mut self) -> Option<Intent> {
+        // Whoever sends something wants to see what comes of it.
+        self.view.to_end();
         let line = self.input.text().trim().to_owned();
         if line.is_empty() {
             // What was held back when a run did not go well.

@@ -18,7 +18,7 @@ const INPUT_ROWS: u16 = 10;
 const COMPLETIONS: u16 = 8;
 const LIST: u16 = 16;
 /// A preview stands beside a list that has so many columns for both, else below it.
-const BESIDE: u16 = 90;
+const BESIDE: u16 = 120;
 
 /// Draws everything.
 pub fn draw(frame: &mut Frame, state: &State) {
@@ -42,7 +42,10 @@ pub fn draw(frame: &mut Frame, state: &State) {
         (None, Some(Layer::Completion(list))) => {
             (list.shown().len() as u16).min(COMPLETIONS).saturating_add(2).min(most)
         }
-        (None, Some(Layer::Picker(..))) => (LIST + 3).min(most),
+        (None, Some(Layer::Picker(list, _))) => match list.size() {
+            (_, true) => (LIST + 3).min(most),
+            (items, false) => (items.min(usize::from(LIST)) as u16 + 3).min(most),
+        },
         (None, None) => 0,
     };
     let [top, asked, input, status] = Layout::vertical([
@@ -100,7 +103,8 @@ pub fn draw_picker(
             Layout::horizontal([Constraint::Percentage(45), Constraint::Percentage(55)]).areas(rest)
         }
         (false, false) => {
-            Layout::vertical([Constraint::Percentage(50), Constraint::Percentage(50)]).areas(rest)
+            let most = u16::try_from(list.shown().len()).unwrap_or(u16::MAX).min(rest.height / 2);
+            Layout::vertical([Constraint::Length(most), Constraint::Min(0)]).areas(rest)
         }
     };
     if hint.is_some() {
@@ -114,11 +118,13 @@ pub fn draw_picker(
     let line = |(at, item): (usize, &super::picker::Item)| {
         let chosen = at == list.chosen_at();
         let (sign, style) = if chosen { ("▌ ", theme.user) } else { ("  ", theme.text) };
-        let gap = widest.saturating_sub(item.label.chars().count()) + 2;
+        let gap = " ".repeat(widest.saturating_sub(item.label.chars().count()) + 2);
+        let used = 2 + item.label.chars().count() + gap.len();
+        let detail = text::line(&item.detail, usize::from(rows.width).saturating_sub(used + 2));
         Line::from(vec![
             Span::styled(sign, theme.user),
             Span::styled(item.label.clone(), style),
-            Span::styled(format!("{}{}", " ".repeat(gap), item.detail), theme.dim),
+            Span::styled(format!("{gap}{detail}"), theme.dim),
         ])
     };
     let shown: Vec<Line> = list.shown().enumerate().skip(first).take(room).map(line).collect();
@@ -126,12 +132,13 @@ pub fn draw_picker(
         if shown.is_empty() { vec![Line::styled("  nothing fits", theme.dim)] } else { shown };
     frame.render_widget(Paragraph::new(shown), rows);
     if !preview.is_empty() {
-        let bar = Span::styled("│ ", theme.dim);
+        let bar = Span::styled("┆ ", theme.dim);
         let most = usize::from(beside.height);
         // The end of what does not fit cannot be seen anyway.
         let lines = preview.lines().take(most).collect::<Vec<_>>().join("\n");
         let mut lines = wrap::lines(wrap::plain(&lines, theme.text, beside.width, &bar));
         lines.truncate(most);
+        lines.resize(most, Line::from(bar));
         frame.render_widget(Paragraph::new(lines), beside);
     }
 }
@@ -361,7 +368,7 @@ pub(super) mod tests {
         state.pick(Picker::new("Which?", items.collect()), Command::Model);
         for (width, height) in [(60, 24), (100, 30), (180, 40)] {
             let shown = screen(&state, width, height);
-            for words in [" Which? ", "▌ item0", "what it is", "│ first line", "Enter chooses"]
+            for words in [" Which? ", "▌ item0", "what it is", "┆ first line", "Enter chooses"]
             {
                 assert!(shown.contains(words), "{width}: {words} in\n{shown}");
             }

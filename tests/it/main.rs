@@ -20,6 +20,7 @@ mod kill;
 mod model;
 mod probes;
 mod protocols;
+mod screen;
 mod sessions;
 mod settings;
 #[allow(dead_code, reason = "one tool box for all modules")]

@@ -124,7 +124,7 @@ async fn turns(session: &Session) -> Result<Picker, Report> {
     if items.is_empty() {
         return Err(Report::error("there is no prompt to take back"));
     }
-    Ok(Picker::new("Back to before which prompt? Beside it: what that does to files", items))
+    Ok(Picker::new("Back to before which prompt? What it does to files is shown", items))
 }
 
 /// What taking back so many turns would do to files.

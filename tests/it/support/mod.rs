@@ -5,6 +5,7 @@ pub mod model_server;
 pub mod protocol;
 pub mod run;
 pub mod script;
+pub mod terminal;
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown};
