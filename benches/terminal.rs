@@ -1,13 +1,16 @@
 //! Figures of the terminal UI in a pseudo terminal with an emulator behind it: `cargo bench --bench
 //! terminal`, or with `-- --quick` for a short one. The emulator runs beside the program on the same
-//! machine, so its time is in the figures.
+//! machine, so its time is in the figures. With `-- --beside FILE` other agents are measured in the same
+//! run: each line of the file is a name, variables as NAME=VALUE, and a command; `{url}` stands for the
+//! address of the server, which speaks chat completions, Messages and Responses
+//! (`tests/peers/terminal.sh` installs some and writes such a file).
 
 #![allow(clippy::disallowed_methods, reason = "the program is started directly")]
 #![allow(clippy::unwrap_used)]
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 use std::num::NonZero;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -15,9 +18,60 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use nix::pty::{Winsize, openpty};
-use serde_json::json;
+use serde_json::{Value, json};
 
-const LIMIT: Duration = Duration::from_secs(30);
+const LIMIT: Duration = Duration::from_secs(60);
+/// A screen that has not changed for so long is ready to be typed into.
+const STILL: Duration = Duration::from_millis(700);
+
+/// A program to measure.
+#[derive(Clone)]
+struct Agent {
+    name: String,
+    variables: Vec<(String, String)>,
+    command: Vec<String>,
+}
+
+impl Agent {
+    fn ours(url: &str) -> Agent {
+        let command = [
+            env!("CARGO_BIN_EXE_zerostack"),
+            "--provider",
+            "openai",
+            "--api-style",
+            "completions",
+            "--base-url",
+            &format!("{url}/v1"),
+            "--model",
+            "m",
+        ];
+        let command = command.map(str::to_owned).to_vec();
+        Agent { name: "zerostack".into(), variables: Vec::new(), command }
+    }
+
+    /// A line of the file: name, NAME=VALUE…, command.
+    fn parse(line: &str, url: &str) -> Agent {
+        let line = line.replace("{url}", url);
+        let mut words = line.split_whitespace().map(str::to_owned);
+        let name = words.next().unwrap();
+        let (mut variables, mut command) = (Vec::new(), Vec::new());
+        for word in words {
+            match word.split_once('=') {
+                Some((name, value)) if command.is_empty() => {
+                    variables.push((name.to_owned(), value.to_owned()));
+                }
+                _ => command.push(word),
+            }
+        }
+        Agent { name, variables, command }
+    }
+
+    fn with(&self, more: &[&str]) -> Agent {
+        let mut agent = self.clone();
+        agent.command.extend(more.iter().map(|word| (*word).to_owned()));
+        agent
+    }
+}
 
 struct Shown {
     parser: Mutex<vt100::Parser>,
@@ -31,24 +85,19 @@ struct Terminal {
 }
 
 impl Terminal {
-    fn start(home: &Path, address: &str) -> Terminal {
+    fn start(home: &Path, agent: &Agent) -> Terminal {
         let size = Winsize { ws_row: 40, ws_col: 120, ws_xpixel: 0, ws_ypixel: 0 };
         let pty = openpty(Some(&size), None).unwrap();
         let stream = || Stdio::from(pty.slave.try_clone().unwrap());
-        let child = Command::new(env!("CARGO_BIN_EXE_zerostack"))
-            .args([
-                "--provider",
-                "openai",
-                "--base-url",
-                &format!("http://{address}/v1"),
-                "--model",
-                "m",
-            ])
+        let mut command = Command::new(&agent.command[0]);
+        command.args(&agent.command[1..]);
+        let child = command
             .current_dir(home.join("project"))
             .env_clear()
             .env("HOME", home)
-            .env("PATH", "/usr/bin:/bin")
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
             .env("TERM", "xterm-256color")
+            .envs(agent.variables.iter().cloned())
             .stdin(stream())
             .stdout(stream())
             .stderr(stream())
@@ -59,24 +108,49 @@ impl Terminal {
         let shown = Arc::new(Shown { parser, changed: Condvar::new() });
         let master = File::from(pty.master);
         let (mut reader, screen) = (master.try_clone().unwrap(), shown.clone());
+        let mut answers = master.try_clone().unwrap();
         std::thread::spawn(move || {
             let mut buffer = [0; 64 * 1024];
             while let Ok(length @ 1..) = reader.read(&mut buffer) {
                 screen.parser.lock().unwrap().process(&buffer[..length]);
+                // Some wait for an answer to where the cursor is, and to what kind of terminal it is.
+                let asks = |what: &[u8]| buffer[..length].windows(what.len()).any(|it| it == what);
+                for (question, answer) in [("\x1b[6n", "\x1b[1;1R"), ("\x1b[c", "\x1b[?62;22c")] {
+                    if asks(question.as_bytes()) {
+                        let _ = answers.write_all(answer.as_bytes());
+                    }
+                }
                 screen.changed.notify_all();
             }
         });
         Terminal { child, master, shown }
     }
 
-    /// Time until these words are on the screen.
-    fn until(&self, since: Instant, words: &str) -> Duration {
+    fn text(&self) -> String {
+        self.shown.parser.lock().unwrap().screen().contents()
+    }
+
+    /// Time until the screen is as it should be.
+    fn until(&self, since: Instant, what: &str, holds: impl Fn(&str) -> bool) -> Duration {
         let mut parser = self.shown.parser.lock().unwrap();
-        while !parser.screen().contents().contains(words) {
-            assert!(since.elapsed() < LIMIT, "no {words:?} in\n{}", parser.screen().contents());
+        while !holds(&parser.screen().contents()) {
+            assert!(since.elapsed() < LIMIT, "no {what} in\n{}", parser.screen().contents());
             parser = self.shown.changed.wait_timeout(parser, Duration::from_millis(200)).unwrap().0;
         }
         since.elapsed()
+    }
+
+    /// Waits until nothing changes any more.
+    fn still(&self) {
+        let begun = Instant::now();
+        let (mut last, mut since) = (self.text(), Instant::now());
+        while since.elapsed() < STILL && begun.elapsed() < LIMIT {
+            std::thread::sleep(Duration::from_millis(20));
+            let text = self.text();
+            if text != last {
+                (last, since) = (text, Instant::now());
+            }
+        }
     }
 
     fn send(&mut self, keys: &str) -> Instant {
@@ -85,13 +159,33 @@ impl Terminal {
         now
     }
 
+    /// From a key to the screen, the median of some letters.
+    fn key(&mut self) -> Duration {
+        let mut typed = String::new();
+        let keys = (0..12).map(|at| {
+            // No word of any program.
+            typed.push(char::from(b"qzjxkvwqjzxk"[at]));
+            let pressed = self.send(&typed[typed.len() - 1..]);
+            let took = self.until(pressed, &typed, |text| text.contains(&typed));
+            std::thread::sleep(Duration::from_millis(30));
+            took
+        });
+        let took = median(keys.collect());
+        self.send("\x15");
+        std::thread::sleep(Duration::from_millis(200));
+        took
+    }
+
     fn tree(&self) -> Vec<u32> {
         let mut all = vec![self.child.id()];
         let mut at = 0;
         while at < all.len() {
-            let path = format!("/proc/{0}/task/{0}/children", all[at]);
-            let children = std::fs::read_to_string(path).unwrap_or_default();
-            all.extend(children.split_whitespace().filter_map(|pid| pid.parse::<u32>().ok()));
+            let tasks = std::fs::read_dir(format!("/proc/{}/task", all[at]));
+            for task in tasks.into_iter().flatten().flatten() {
+                let children = std::fs::read_to_string(task.path().join("children"));
+                let children = children.unwrap_or_default();
+                all.extend(children.split_whitespace().filter_map(|pid| pid.parse::<u32>().ok()));
+            }
             at += 1;
         }
         all
@@ -106,57 +200,158 @@ impl Terminal {
         self.tree().into_iter().filter_map(pss).sum::<f64>() / 1024.0
     }
 
-    /// CPU time of the program itself, seconds.
+    /// CPU time of all processes, seconds.
     fn cpu(&self) -> f64 {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap();
-        let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
-        (fields[11].parse::<f64>().unwrap() + fields[12].parse::<f64>().unwrap()) / 100.0
+        let of = |pid: u32| {
+            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            let (_, fields) = stat.rsplit_once(')')?;
+            let fields: Vec<f64> =
+                fields.split_whitespace().map(|field| field.parse().unwrap_or(0.0)).collect();
+            Some((fields[11] + fields[12]) / 100.0)
+        };
+        self.tree().into_iter().filter_map(of).sum()
+    }
+
+    /// How often any thread has been put on a processor.
+    fn switches(&self) -> u64 {
+        let of = |pid: u32| {
+            let tasks = std::fs::read_dir(format!("/proc/{pid}/task"));
+            tasks.into_iter().flatten().flatten().map(|task| {
+                let status = std::fs::read_to_string(task.path().join("status"));
+                let status = status.unwrap_or_default();
+                let lines = status.lines().filter(|line| line.contains("ctxt_switches"));
+                lines
+                    .filter_map(|line| line.split_whitespace().nth(1)?.parse::<u64>().ok())
+                    .sum::<u64>()
+            })
+        };
+        self.tree().into_iter().flat_map(of).sum()
     }
 }
 
 impl Drop for Terminal {
     fn drop(&mut self) {
+        for pid in self.tree().into_iter().skip(1) {
+            let _ = nix::sys::signal::kill(
+                nix::unistd::Pid::from_raw(pid as i32),
+                nix::sys::signal::Signal::SIGKILL,
+            );
+        }
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// Answers every request with an answer of so many pieces, ten to a line, which ends in `THE-END`.
+fn event(name: &str, data: &Value) -> String {
+    match name {
+        "" => format!("data: {data}\n\n"),
+        name => format!("event: {name}\ndata: {data}\n\n"),
+    }
+}
+
+/// An answer of these pieces in the protocol that a path belongs to.
+fn body(path: &str, pieces: &[String]) -> String {
+    let mut body = String::new();
+    if path.contains("/messages") {
+        let usage = json!({"input_tokens": 10, "output_tokens": 1});
+        let message = json!({"id": "m", "type": "message", "role": "assistant", "model": "m", "content": [],
+            "stop_reason": null, "stop_sequence": null, "usage": usage});
+        body += &event("message_start", &json!({"type": "message_start", "message": message}));
+        let block = json!({"type": "text", "text": ""});
+        let start = json!({"type": "content_block_start", "index": 0, "content_block": block});
+        body += &event("content_block_start", &start);
+        for piece in pieces {
+            let delta = json!({"type": "text_delta", "text": piece});
+            let delta = json!({"type": "content_block_delta", "index": 0, "delta": delta});
+            body += &event("content_block_delta", &delta);
+        }
+        body += &event("content_block_stop", &json!({"type": "content_block_stop", "index": 0}));
+        let delta = json!({"stop_reason": "end_turn", "stop_sequence": null});
+        let usage = json!({"output_tokens": 20});
+        let end = json!({"type": "message_delta", "delta": delta, "usage": usage});
+        body += &event("message_delta", &end);
+        body += &event("message_stop", &json!({"type": "message_stop"}));
+    } else if path.contains("/responses") {
+        let response =
+            json!({"id": "r", "object": "response", "status": "in_progress", "output": []});
+        body +=
+            &event("response.created", &json!({"type": "response.created", "response": response}));
+        let item = |text: &str| {
+            json!({"id": "i", "type": "message", "role": "assistant", "status": "completed",
+                "content": [{"type": "output_text", "text": text, "annotations": []}]})
+        };
+        let added =
+            json!({"type": "response.output_item.added", "output_index": 0, "item": item("")});
+        body += &event("response.output_item.added", &added);
+        for piece in pieces {
+            let delta = json!({"type": "response.output_text.delta", "item_id": "i", "output_index": 0,
+                "content_index": 0, "delta": piece});
+            body += &event("response.output_text.delta", &delta);
+        }
+        let whole = item(&pieces.concat());
+        let done = json!({"type": "response.output_item.done", "output_index": 0, "item": whole});
+        body += &event("response.output_item.done", &done);
+        let usage = json!({"input_tokens": 10, "input_tokens_details": {"cached_tokens": 0},
+            "output_tokens": 20, "output_tokens_details": {"reasoning_tokens": 0}, "total_tokens": 30});
+        let response = json!({"id": "r", "object": "response", "status": "completed",
+            "output": [whole], "usage": usage});
+        let end = json!({"type": "response.completed", "response": response});
+        body += &event("response.completed", &end);
+    } else {
+        for piece in pieces {
+            let choice = json!({"index": 0, "delta": {"content": piece}, "finish_reason": null});
+            body += &event("", &json!({"id": "c", "choices": [choice]}));
+        }
+        let choice = json!({"index": 0, "delta": {}, "finish_reason": "stop"});
+        body += &event("", &json!({"id": "c", "choices": [choice]}));
+        body += "data: [DONE]\n\n";
+    }
+    body
+}
+
+/// Answers every request that streams with an answer of so many pieces, ten to a line, which ends in
+/// `THE-END`.
 fn serve(pieces: usize) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap().to_string();
-    let piece = |text: &str| {
-        format!(
-            "data: {}\n\n",
-            json!({"choices": [{"delta": {"content": text}, "finish_reason": null}]})
-        )
-    };
-    let mut body: String =
-        (0..pieces).map(|at| piece(if at % 10 == 9 { "word.\n\n" } else { "word " })).collect();
-    body.push_str(&piece("\n\nTHE-END"));
-    body.push_str(&format!(
-        "data: {}\n\ndata: [DONE]\n\n",
-        json!({"choices": [{"delta": {}, "finish_reason": "stop"}]})
-    ));
+    let address = listener.local_addr().unwrap();
+    let word = |at: usize| if at % 10 == 9 { "word.\n\n".to_owned() } else { "word ".to_owned() };
+    let mut all: Vec<String> = (0..pieces).map(word).collect();
+    all.push("\n\nTHE-END".into());
+    let all = Arc::new(all);
     std::thread::spawn(move || {
         for stream in listener.incoming() {
-            let mut stream = stream.unwrap();
-            let mut reader = BufReader::new(stream.try_clone().unwrap());
-            let (mut line, mut length) = (String::new(), 0);
-            while reader.read_line(&mut line).is_ok_and(|read| read > 0) {
-                if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length:") {
-                    length = value.trim().parse().unwrap();
-                }
-                if line.trim().is_empty() {
-                    reader.read_exact(&mut vec![0; length]).unwrap();
-                    let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n";
-                    let _ = write!(stream, "{head}content-length: {}\r\n\r\n{body}", body.len());
-                }
-                line.clear();
-            }
+            let all = all.clone();
+            std::thread::spawn(move || answer(stream.unwrap(), &all));
         }
     });
-    address
+    format!("http://{address}")
+}
+
+fn answer(mut stream: TcpStream, pieces: &[String]) {
+    let mut reader = BufReader::new(stream.try_clone().unwrap());
+    let (mut line, mut path, mut length) = (String::new(), String::new(), 0);
+    while reader.read_line(&mut line).is_ok_and(|read| read > 0) {
+        if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length:") {
+            length = value.trim().parse().unwrap();
+        } else if line.starts_with("POST") || line.starts_with("GET") {
+            line.split_whitespace().nth(1).unwrap_or_default().clone_into(&mut path);
+        }
+        if line.trim().is_empty() {
+            let mut request = vec![0; length];
+            reader.read_exact(&mut request).unwrap();
+            let request: Value = serde_json::from_slice(&request).unwrap_or_default();
+            // Some ask small questions of their own, for a title.
+            let (kind, body) = match (request["stream"] == true, request["tools"].is_array()) {
+                (true, true) => ("text/event-stream", body(&path, pieces)),
+                (true, false) => ("text/event-stream", body(&path, &["A title".into()])),
+                _ => ("application/json", json!({"data": [], "models": []}).to_string()),
+            };
+            let head = format!("HTTP/1.1 200 OK\r\ncontent-type: {kind}\r\n");
+            let _ = write!(stream, "{head}content-length: {}\r\n\r\n{body}", body.len());
+            length = 0;
+        }
+        line.clear();
+    }
 }
 
 fn median(mut all: Vec<Duration>) -> Duration {
@@ -164,46 +359,120 @@ fn median(mut all: Vec<Duration>) -> Duration {
     all[all.len() / 2]
 }
 
+/// A session of so many messages, some of them long; returns its id.
+fn long_session(home: &Path, messages: usize) -> String {
+    let line = |value: Value| format!("{value}\n");
+    let header = json!({"version": 1, "id": "x", "directory": home.join("project")});
+    let mut text = line(json!({"t": 1, "session": header}));
+    for number in 0..messages / 2 {
+        text += &line(json!({"t": 1, "turn": number + 1}));
+        let said = json!({"role": "user", "text": format!("question {number}")});
+        text += &line(json!({"t": 1, "message": said}));
+        let answer = format!(
+            "## Answer {number}\n\nSome *words* about it, more than fit into one line of a screen that is not very \
+             wide.\n\n- one\n- two\n\n```rust\nlet x = {number};\n```\n"
+        );
+        text +=
+            &line(json!({"t": 1, "message": {"role": "assistant", "text": answer, "calls": []}}));
+    }
+    let file = home.join("long.jsonl");
+    std::fs::write(&file, text).unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_zerostack"))
+        .args(["sessions", "import"])
+        .arg(&file)
+        .current_dir(home.join("project"))
+        .env_clear()
+        .env("HOME", home)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout).unwrap().trim().to_owned()
+}
+
+fn row(name: &str, values: &[String]) {
+    let cells: String = values.iter().map(|value| format!("{value:>14}")).collect();
+    println!("{name:<28}{cells}");
+}
+
 fn main() {
-    let quick = std::env::args().any(|argument| argument == "--quick");
-    let rounds = if quick { 3 } else { 15 };
+    let arguments: Vec<String> = std::env::args().collect();
+    let quick = arguments.iter().any(|argument| argument == "--quick");
+    let beside = arguments.iter().position(|argument| argument == "--beside");
+    let beside = beside.map(|at| std::fs::read_to_string(&arguments[at + 1]).unwrap());
+    let (rounds, pieces, rest) = if quick {
+        (3, 2_000, Duration::from_secs(3))
+    } else {
+        (7, 20_000, Duration::from_secs(60))
+    };
     let root = tempfile::Builder::new().prefix("zs-bench-").tempdir_in("/var/tmp").unwrap();
     let home = root.path().join("home");
     std::fs::create_dir_all(home.join("project")).unwrap();
+    let url = serve(pieces);
+    let mut agents = vec![Agent::ours(&url)];
+    let lines = beside.iter().flat_map(|text| text.lines());
+    agents
+        .extend(lines.filter(|line| !line.trim().is_empty()).map(|line| Agent::parse(line, &url)));
 
-    let address = serve(10);
-    let first = |_| {
-        let begun = Instant::now();
-        Terminal::start(&home, &address).until(begun, "Say what you want")
-    };
+    let names =
+        ["first screen", "key", "PSS at rest", "wake-ups /s", "answer", "CPU", "PSS after it"];
+    row("", &names.map(str::to_owned));
+    for agent in &agents {
+        let first = |_| {
+            let begun = Instant::now();
+            let terminal = Terminal::start(&home, agent);
+            terminal.until(begun, "screen", |text| !text.trim().is_empty())
+        };
+        let first = median((0..rounds).map(first).collect());
+        let mut terminal = Terminal::start(&home, agent);
+        terminal.until(Instant::now(), "screen", |text| !text.trim().is_empty());
+        terminal.still();
+        let key = terminal.key();
+        terminal.still();
+        let pss = terminal.pss_mib();
+        let switches = terminal.switches();
+        std::thread::sleep(rest);
+        let woken = (terminal.switches() - switches) as f64 / rest.as_secs_f64();
+        let before = terminal.cpu();
+        let sent = terminal.send("go");
+        terminal.until(sent, "go", |text| text.contains("go"));
+        // Some take an Enter that comes with letters for a paste.
+        std::thread::sleep(Duration::from_millis(300));
+        let sent = terminal.send("\r");
+        let took = terminal.until(sent, "THE-END", |text| text.contains("THE-END"));
+        let cpu = terminal.cpu() - before;
+        row(
+            &agent.name,
+            &[
+                format!("{first:.1?}"),
+                format!("{key:.2?}"),
+                format!("{pss:.1} MiB"),
+                format!("{woken:.1}"),
+                format!("{took:.1?}"),
+                format!("{cpu:.2} s"),
+                format!("{:.1} MiB", terminal.pss_mib()),
+            ],
+        );
+    }
+
+    let messages = 10_000;
+    let id = long_session(&home, messages);
+    let agent = Agent::ours(&url).with(&["--session", &id]);
+    let begun = Instant::now();
+    let mut terminal = Terminal::start(&home, &agent);
+    let last = format!("let x = {}", messages / 2 - 1);
+    let first = terminal.until(begun, "the last answer", |text| text.contains(&last));
+    terminal.still();
+    let (key, pss) = (terminal.key(), terminal.pss_mib());
+    let pressed = terminal.send("\x1b[1;5H");
+    let top = terminal.until(pressed, "the top", |text| text.contains("question 0"));
+    let far = terminal.key();
+    let pressed = terminal.send("\x13Answer 7\r");
+    let found = terminal.until(pressed, "a hit", |text| text.contains("Answer 7"));
     println!(
-        "first screen                          {:>10.2?}",
-        median((0..rounds).map(first).collect())
+        "\nzerostack with {messages} messages: first screen {first:.1?}, key {key:.2?}, to the top {top:.1?}"
     );
-
-    let mut terminal = Terminal::start(&home, &address);
-    terminal.until(Instant::now(), "Say what you want");
-    let mut typed = String::new();
-    let keys = (0..20).map(|at| {
-        typed.push(char::from(b'a' + at));
-        let pressed = terminal.send(&typed[typed.len() - 1..]);
-        terminal.until(pressed, &typed)
-    });
-    println!("key to screen                         {:>10.2?}", median(keys.collect()));
-    std::thread::sleep(Duration::from_secs(1));
-    println!("memory of the tree at rest (PSS)      {:>8.1} MiB", terminal.pss_mib());
-    drop(terminal);
-
-    let pieces = if quick { 2_000 } else { 20_000 };
-    let address = serve(pieces);
-    let mut terminal = Terminal::start(&home, &address);
-    terminal.until(Instant::now(), "Say what you want");
-    let before = terminal.cpu();
-    let sent = terminal.send("go\r");
-    let took = terminal.until(sent, "THE-END");
     println!(
-        "answer of {pieces} pieces on screen     {took:>10.2?}   CPU {:.2} s",
-        terminal.cpu() - before
+        "key there {far:.2?}, words found {found:.1?}, PSS {pss:.1} MiB, at the end {:.1} MiB",
+        terminal.pss_mib()
     );
-    println!("memory of the tree after it (PSS)     {:>8.1} MiB", terminal.pss_mib());
 }

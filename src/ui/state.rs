@@ -115,18 +115,18 @@ pub struct Tool {
 }
 
 impl Kind {
-    /// Whether words, in small letters, are somewhere in it.
+    /// Whether words, in small letters, may be somewhere in it.
     pub(super) fn mentions(&self, wanted: &str) -> bool {
-        let has = |text: &str| text.to_ascii_lowercase().contains(wanted);
-        // A word at the end of a row may be glued to the next one.
-        let wanted_is_long = wanted.contains(' ');
+        // Where a line was broken there is no space: each word counts by itself.
+        let has = |text: &str| {
+            let text = text.to_ascii_lowercase();
+            wanted.split_whitespace().all(|word| text.contains(word))
+        };
         match self {
-            Kind::User(text) | Kind::Answer(text) | Kind::Reasoning(text) => {
-                wanted_is_long || has(text)
-            }
-            Kind::Notice(text) | Kind::Page(text) => wanted_is_long || has(text),
+            Kind::User(text) | Kind::Answer(text) | Kind::Reasoning(text) => has(text),
+            Kind::Notice(text) | Kind::Page(text) => has(text),
             Kind::Tool(tool) => {
-                has(&tool.name) || has(&tool.what) || has(&tool.because) || has(&tool.output)
+                has(&format!("{} {} {} {}", tool.name, tool.what, tool.because, tool.output))
             }
         }
     }

@@ -66,19 +66,20 @@ async fn interactive(launcher: Launcher, mut flags: RunFlags) -> Result<(), Repo
     let layer = resumed.as_ref().map(|resumed| resume::layer(&resumed.loaded.state));
     let mut project = start::project(&cells, &mut host, &flags, layer.clone()).await?;
     let theme = pick::theme(project.resolved.config.theme.as_deref(), &host, flags.no_color)?;
-    let mut first_choice = None;
+    let (mut first_choice, mut answered) = (None, false);
     if flags.replay.is_none() && pick::needs_provider(&project, &host, flags.api_key.as_deref()) {
         let Some(provider) = pick::provider(&project, &host, &theme).await? else { return Ok(()) };
         first_choice = pick::remember(&provider, &host);
         flags.provider = Some(provider);
+        answered = true;
     }
     if pick::needs_trust(&project, &host) {
-        match pick::trust(&project, &host, &theme).await? {
-            Some(_) => {}
-            None => return Ok(()),
+        answered = true;
+        if pick::trust(&project, &host, &theme).await?.is_none() {
+            return Ok(());
         }
     }
-    if flags.provider.is_some() || !project.undecided.is_empty() {
+    if answered {
         project = start::project(&cells, &mut host, &flags, layer).await?;
     }
     let config = &project.resolved.config;
