@@ -643,18 +643,26 @@ fn policy_call(call: &ToolCall, subject: &Subject) -> policy::Call {
 
 /// What the sandbox stopped, told by the errors of the kernel in the output of a command that failed.
 fn stopped(output: &str, policy: &policy::Policy, rights: Rights) -> Option<Stopped> {
-    let signs = [
-        ("Read-only file system", "commands that were not asked for see the workspace read-only"),
-        ("Network is unreachable", "cells have no network"),
-    ];
-    let (sign, why) = signs.into_iter().find(|(sign, _)| output.contains(sign))?;
-    let writes = |rights| confine::command_rights(policy, rights) == WorkspaceView::ReadWrite;
-    let may_be_granted = sign == signs[0].0
-        && rights == Rights::Unasked
-        && writes(Rights::Granted)
-        && !writes(rights);
-    Some(Stopped { why, may_be_granted })
+    let has = |signs: &[&str]| signs.iter().any(|sign| output.contains(sign));
+    if has(&READ_ONLY) {
+        let writes = |rights| confine::command_rights(policy, rights) == WorkspaceView::ReadWrite;
+        let may_be_granted =
+            rights == Rights::Unasked && writes(Rights::Granted) && !writes(Rights::Unasked);
+        let why = "commands that were not asked for see the workspace read-only";
+        return Some(Stopped { why, may_be_granted });
+    }
+    has(&UNREACHABLE).then_some(Stopped { why: "cells have no network", may_be_granted: false })
 }
+
+/// How programs say that they could not write, and that there is no network.
+const READ_ONLY: [&str; 1] = ["Read-only file system"];
+const UNREACHABLE: [&str; 5] = [
+    "Network is unreachable",
+    "Could not resolve host",
+    "Temporary failure in name resolution",
+    "Couldn't connect to server",
+    "Name or service not known",
+];
 
 /// What a person can do about it.
 fn hint(Stopped { why, may_be_granted }: Stopped, rule: Option<String>) -> String {

@@ -77,7 +77,7 @@ fn token(language: &Language, rest: &str, first: char, theme: &Theme) -> (usize,
     let word = |of: fn(char) -> bool| rest.find(|other: char| !of(other)).unwrap_or(rest.len());
     match first {
         '"' | '\'' | '`' => (quoted(rest, first), theme.string),
-        '0'..='9' => (word(|c| c.is_alphanumeric() || c == '.' || c == '_'), theme.number),
+        '0'..='9' => (number(rest), theme.number),
         c if c.is_alphabetic() || c == '_' => {
             let length = word(|c| c.is_alphanumeric() || c == '_');
             let keyword = language.keywords.split(' ').any(|keyword| keyword == &rest[..length]);
@@ -85,6 +85,16 @@ fn token(language: &Language, rest: &str, first: char, theme: &Theme) -> (usize,
         }
         c => (c.len_utf8(), theme.text),
     }
+}
+
+/// Digits with what belongs to them; a dot only before another digit.
+fn number(rest: &str) -> usize {
+    let bytes = rest.as_bytes();
+    let ends = |at: usize| match bytes[at] {
+        b'.' => !bytes.get(at + 1).is_some_and(u8::is_ascii_digit),
+        byte => !(byte.is_ascii_alphanumeric() || byte == b'_'),
+    };
+    (1..bytes.len()).find(|at| ends(*at)).unwrap_or(bytes.len())
 }
 
 /// Up to the closing quote; an apostrophe that closes nothing is only itself.
@@ -118,6 +128,9 @@ mod tests {
     #[test]
     fn words_strings_and_comments_have_their_style() {
         let theme = Theme::named("sixteen", super::super::theme::Depth::Full).unwrap();
+        let spans = line("rust", "for x in 0..y[1.5] {", &theme);
+        assert!(spans.iter().any(|span| span.content == "0" && span.style == theme.number));
+        assert!(spans.iter().any(|span| span.content == "1.5"));
         let spans = line("rust", "let x = \"a\\\"b\"; // no", &theme);
         let of = |text: &str| spans.iter().find(|span| span.content == text).unwrap().style;
         assert_eq!(

@@ -58,7 +58,7 @@ pub fn wrap(
         rows.push(finished.finish());
     };
     for span in spans {
-        for word in span.content.replace('\t', "    ").split_word_bounds() {
+        for word in words(&span.content.replace('\t', "    ")) {
             if word == "\n" {
                 next(&mut row, None);
             } else if row.fits(word) {
@@ -81,6 +81,38 @@ pub fn wrap(
     }
     rows.push(row.finish());
     rows
+}
+
+/// The parts of a text that stay together: words as people write them, with their signs; the spaces
+/// between them; and each wide character by itself, as those scripts are broken anywhere.
+fn words(text: &str) -> Vec<&str> {
+    #[derive(PartialEq, Clone, Copy)]
+    enum Kind {
+        Line,
+        Space,
+        Wide,
+        Word,
+    }
+    let kind = |grapheme: &str| match grapheme {
+        "\n" => Kind::Line,
+        _ if grapheme.trim().is_empty() => Kind::Space,
+        _ if grapheme.width() > 1 => Kind::Wide,
+        _ => Kind::Word,
+    };
+    let (mut words, mut begin, mut before) = (Vec::new(), 0, None);
+    for (at, grapheme) in text.grapheme_indices(true) {
+        let now = kind(grapheme);
+        let goes_on = before == Some(now) && matches!(now, Kind::Space | Kind::Word);
+        if !goes_on && at > begin {
+            words.push(&text[begin..at]);
+            begin = at;
+        }
+        before = Some(now);
+    }
+    if begin < text.len() {
+        words.push(&text[begin..]);
+    }
+    words
 }
 
 struct Builder {

@@ -18,6 +18,7 @@ mod holes;
 mod keys;
 mod kill;
 mod model;
+mod pictures;
 mod probes;
 mod protocols;
 mod screen;

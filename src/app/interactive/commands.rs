@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use clap::Parser;
+use zerostack_sandbox::Canary;
 
 use super::{Ui, Work, replay};
 use crate::app::prepare::{Plan, Prepared, RUNG, Saved};
@@ -471,15 +472,21 @@ fn lost_with(broker: &Broker) -> Vec<String> {
 
 fn enforced(session: &Session) -> String {
     let enforced = session.broker.enforced();
-    let canaries: Vec<&str> =
-        enforced.canaries.iter().map(|canary| canary.attempt.as_str()).collect();
+    let canary = |canary: &Canary| {
+        let reason = std::io::Error::from_raw_os_error(canary.refused_with);
+        format!("\n• {}: {reason}", canary.attempt)
+    };
+    let canaries: String = enforced.canaries.iter().map(canary).collect();
+    let policy = session.broker.policy();
     format!(
         "{RUNG} sandbox: every tool call runs in a process of its own that the kernel holds.\n\
-         namespaces: {}\nLandlock ABI {}, system call filter of {} instructions\n\
-         tried and refused before each start: {}\nnetwork: none in any cell",
+         mode {}: {}\nnetwork: none in any cell\nnamespaces: {}\n\
+         Landlock ABI {}, system call filter of {} instructions\n\
+         tried and refused before each start:{canaries}",
+        policy.name,
+        policy.summary,
         enforced.namespaces.join(", "),
         enforced.landlock_abi,
         enforced.filter_length,
-        canaries.join("; "),
     )
 }

@@ -96,6 +96,10 @@ impl Terminal {
         Terminal { child, master, slave, screen, raw }
     }
 
+    pub fn screen(&self) -> std::sync::MutexGuard<'_, vt100::Parser> {
+        self.screen.lock().unwrap()
+    }
+
     pub fn text(&self) -> String {
         self.screen.lock().unwrap().screen().contents()
     }
