@@ -1,18 +1,19 @@
 //! Figures of the terminal UI in a pseudo terminal with an emulator behind it: `cargo bench --bench
 //! terminal`, or with `-- --quick` for a short one. The emulator runs beside the program on the same
 //! machine, so its time is in the figures. With `-- --beside FILE` other agents are measured in the same
-//! run: each line of the file is a name, variables as NAME=VALUE, and a command; `{url}` stands for the
-//! address of the server, which speaks chat completions, Messages and Responses
-//! (`tests/peers/terminal.sh` installs some and writes such a file).
+//! run: each line of the file is a name, variables as NAME=VALUE, and a command. They find a server at
+//! `--port`, which speaks chat completions, Messages and Responses, and work in `--home`
+//! (`tests/peers/terminal.sh` installs some and sets them up).
 
 #![allow(clippy::disallowed_methods, reason = "the program is started directly")]
 #![allow(clippy::unwrap_used)]
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::num::NonZero;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
@@ -50,8 +51,7 @@ impl Agent {
     }
 
     /// A line of the file: name, NAME=VALUE…, command.
-    fn parse(line: &str, url: &str) -> Agent {
-        let line = line.replace("{url}", url);
+    fn parse(line: &str) -> Agent {
         let mut words = line.split_whitespace().map(str::to_owned);
         let name = words.next().unwrap();
         let (mut variables, mut command) = (Vec::new(), Vec::new());
@@ -212,20 +212,18 @@ impl Terminal {
         self.tree().into_iter().filter_map(of).sum()
     }
 
-    /// How often any thread has been put on a processor.
-    fn switches(&self) -> u64 {
-        let of = |pid: u32| {
-            let tasks = std::fs::read_dir(format!("/proc/{pid}/task"));
-            tasks.into_iter().flatten().flatten().map(|task| {
-                let status = std::fs::read_to_string(task.path().join("status"));
-                let status = status.unwrap_or_default();
-                let lines = status.lines().filter(|line| line.contains("ctxt_switches"));
-                lines
-                    .filter_map(|line| line.split_whitespace().nth(1)?.parse::<u64>().ok())
-                    .sum::<u64>()
-            })
+    /// How often each thread has been put on a processor.
+    fn switches(&self) -> HashMap<String, u64> {
+        let of = |task: &Path| {
+            let status = std::fs::read_to_string(task.join("status")).unwrap_or_default();
+            let lines = status.lines().filter(|line| line.contains("ctxt_switches"));
+            let numbers =
+                lines.filter_map(|line| line.split_whitespace().nth(1)?.parse::<u64>().ok());
+            (task.display().to_string(), numbers.sum())
         };
-        self.tree().into_iter().flat_map(of).sum()
+        let tasks = |pid| std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten();
+        let all = self.tree().into_iter().flat_map(tasks).flatten();
+        all.map(|task| of(&task.path())).collect()
     }
 }
 
@@ -311,8 +309,8 @@ fn body(path: &str, pieces: &[String]) -> String {
 
 /// Answers every request that streams with an answer of so many pieces, ten to a line, which ends in
 /// `THE-END`.
-fn serve(pieces: usize) -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+fn serve(pieces: usize, port: u16) -> String {
+    let listener = TcpListener::bind(("127.0.0.1", port)).unwrap();
     let address = listener.local_addr().unwrap();
     let word = |at: usize| if at % 10 == 9 { "word.\n\n".to_owned() } else { "word ".to_owned() };
     let mut all: Vec<String> = (0..pieces).map(word).collect();
@@ -340,10 +338,12 @@ fn answer(mut stream: TcpStream, pieces: &[String]) {
             let mut request = vec![0; length];
             reader.read_exact(&mut request).unwrap();
             let request: Value = serde_json::from_slice(&request).unwrap_or_default();
-            // Some ask small questions of their own, for a title.
-            let (kind, body) = match (request["stream"] == true, request["tools"].is_array()) {
-                (true, true) => ("text/event-stream", body(&path, pieces)),
-                (true, false) => ("text/event-stream", body(&path, &["A title".into()])),
+            // One asks a small question of its own, for a title.
+            let title =
+                path.contains("/messages") && request["tools"].as_array().is_none_or(Vec::is_empty);
+            let (kind, body) = match (request["stream"] == true, title) {
+                (true, false) => ("text/event-stream", body(&path, pieces)),
+                (true, true) => ("text/event-stream", body(&path, &["A title".into()])),
                 _ => ("application/json", json!({"data": [], "models": []}).to_string()),
             };
             let head = format!("HTTP/1.1 200 OK\r\ncontent-type: {kind}\r\n");
@@ -396,22 +396,23 @@ fn row(name: &str, values: &[String]) {
 
 fn main() {
     let arguments: Vec<String> = std::env::args().collect();
+    let given = |name: &str| {
+        arguments.iter().position(|argument| argument == name).map(|at| arguments[at + 1].clone())
+    };
     let quick = arguments.iter().any(|argument| argument == "--quick");
-    let beside = arguments.iter().position(|argument| argument == "--beside");
-    let beside = beside.map(|at| std::fs::read_to_string(&arguments[at + 1]).unwrap());
+    let beside = given("--beside").map(|file| std::fs::read_to_string(file).unwrap());
     let (rounds, pieces, rest) = if quick {
         (3, 2_000, Duration::from_secs(3))
     } else {
         (7, 20_000, Duration::from_secs(60))
     };
     let root = tempfile::Builder::new().prefix("zs-bench-").tempdir_in("/var/tmp").unwrap();
-    let home = root.path().join("home");
+    let home = given("--home").map_or_else(|| root.path().join("home"), PathBuf::from);
     std::fs::create_dir_all(home.join("project")).unwrap();
-    let url = serve(pieces);
+    let url = serve(pieces, given("--port").map_or(0, |port| port.parse().unwrap()));
     let mut agents = vec![Agent::ours(&url)];
     let lines = beside.iter().flat_map(|text| text.lines());
-    agents
-        .extend(lines.filter(|line| !line.trim().is_empty()).map(|line| Agent::parse(line, &url)));
+    agents.extend(lines.filter(|line| !line.trim().is_empty()).map(Agent::parse));
 
     let names =
         ["first screen", "key", "PSS at rest", "wake-ups /s", "answer", "CPU", "PSS after it"];
@@ -429,9 +430,12 @@ fn main() {
         let key = terminal.key();
         terminal.still();
         let pss = terminal.pss_mib();
-        let switches = terminal.switches();
+        let before = terminal.switches();
         std::thread::sleep(rest);
-        let woken = (terminal.switches() - switches) as f64 / rest.as_secs_f64();
+        let woken = terminal.switches().into_iter().map(|(task, count)| {
+            count.saturating_sub(before.get(&task).copied().unwrap_or_default())
+        });
+        let woken = woken.sum::<u64>() as f64 / rest.as_secs_f64();
         let before = terminal.cpu();
         let sent = terminal.send("go");
         terminal.until(sent, "go", |text| text.contains("go"));

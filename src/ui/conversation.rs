@@ -711,6 +711,28 @@ mod tests {
     }
 
     #[test]
+    fn a_long_answer_is_parted_where_a_block_ends() {
+        let mut state = State::default();
+        let block = "Some words.\n\n- a list\n\n  that goes on\n\n```\ncode\n\nmore code\n```\n\n";
+        let whole = block.repeat(2000);
+        for piece in whole.as_bytes().chunks(7) {
+            state.on(AgentEvent::Text { text: String::from_utf8(piece.to_vec()).unwrap() });
+        }
+        assert!(state.entries.len() > 5);
+        assert_eq!(state.last_answer().as_deref(), Some(whole.as_str()));
+        for entry in &state.entries[1..] {
+            let Kind::Answer(text) = &entry.kind else { panic!("{entry:?}") };
+            let starts = ["Some words", "- a list", "```\ncode"];
+            assert!(starts.iter().any(|start| text.starts_with(start)), "{:?}", &text[..20]);
+        }
+        // One line without an end.
+        let mut state = State::default();
+        state.on(AgentEvent::Text { text: "世".repeat(1_000_000) });
+        assert!(state.entries.len() > 20);
+        assert!(screen(&state, 60, 20).contains("世 世 世"));
+    }
+
+    #[test]
     fn changes_are_coloured_in_their_language() {
         let theme = Theme::named("dark", super::super::theme::Depth::Full).unwrap();
         let mut diff = Diff::default();

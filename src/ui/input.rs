@@ -5,6 +5,8 @@ use unicode_width::UnicodeWidthStr;
 
 /// A paste of more lines is shown folded.
 const FOLD_LINES: usize = 10;
+/// And so is a longer one, bytes.
+const FOLD_BYTES: usize = 4000;
 
 #[derive(Debug, Default)]
 pub struct Input {
@@ -122,10 +124,14 @@ impl Input {
     pub fn paste(&mut self, text: &str) {
         let text = text.replace("\r\n", "\n").replace('\r', "\n");
         let lines = text.lines().count();
-        if lines <= FOLD_LINES {
+        if lines <= FOLD_LINES && text.len() <= FOLD_BYTES {
             return self.insert(&text);
         }
-        let label = format!("[pasted {lines} lines #{}]", self.pastes.len() + 1);
+        let size = match lines {
+            0..=FOLD_LINES => format!("{} kB", text.len() / 1000),
+            lines => format!("{lines} lines"),
+        };
+        let label = format!("[pasted {size} #{}]", self.pastes.len() + 1);
         self.insert(&label);
         self.pastes.push((label, text));
     }
@@ -357,6 +363,10 @@ mod tests {
         input.paste(&long);
         assert_eq!(input.text(), "see: [pasted 30 lines #1]");
         assert_eq!(input.take(), format!("see: {long}"));
+        let wide = "x".repeat(10_000_000);
+        input.paste(&wide);
+        assert_eq!(input.text(), "[pasted 10000 kB #1]");
+        assert_eq!(input.take(), wide);
     }
 
     proptest! {

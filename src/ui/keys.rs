@@ -126,6 +126,10 @@ impl State {
             Some(Action::WordRight) => input.word_right(),
             Some(Action::Left) => input.left(),
             Some(Action::Right) => input.right(),
+            Some(Action::Up) if input.is_empty() && !self.queue.is_empty() => {
+                let last = self.queue.pop_back().unwrap_or_default();
+                input.set(last);
+            }
             Some(Action::Up) => input.up(),
             Some(Action::Down) => input.down(),
             Some(Action::Backspace) => input.backspace(),
@@ -372,6 +376,11 @@ mod tests {
         assert!(press(&mut state, "next<enter>/new<enter>").is_empty());
         assert_eq!(state.queue, ["next"]);
         state.input.set("");
+        state.layer = None;
+        press(&mut state, "<up>");
+        assert_eq!((state.input.text(), state.queue.len()), ("next", 0));
+        press(&mut state, " one<enter>");
+        assert_eq!(state.queue, ["next one"]);
         assert_eq!(press(&mut state, "<c-c>"), [Intent::Cancel]);
         assert!(state.queue.is_empty());
         state.run_ended();
@@ -406,7 +415,7 @@ mod tests {
         assert_eq!(sent, [Intent::Answer(Verdict::No(Some("too slow".into())))]);
         assert!(state.questions.is_empty() && state.input.is_empty());
         state.on(AgentEvent::Text { text: "a\u{1b}[31mb".into() });
-        assert_eq!(state.last_answer(), Some("a\\u{1b}[31mb"));
+        assert_eq!(state.last_answer().as_deref(), Some("a\\u{1b}[31mb"));
     }
 
     #[test]

@@ -15,6 +15,9 @@ use crate::agent::{Approval, Verdict};
 /// allowed.
 const QUESTION_LINES: usize = 5_000;
 
+/// Most of the other questions that are named below the answers.
+const WAITING: usize = 4;
+
 /// What a question is about, in full. What the model has written stands behind a bar, so that it cannot
 /// look like anything else.
 pub(super) fn question_lines(question: &Approval, width: u16, theme: &Theme) -> Vec<Line<'static>> {
@@ -102,7 +105,7 @@ pub(super) fn answer_lines(
     keys.push(("t", "no, and tell it why".into()));
     let more = match state.questions.len() {
         1 => String::new(),
-        count => format!("   {} more questions wait", count - 1),
+        count => format!("   {} more wait; Tab takes the next one first", count - 1),
     };
     let hint = match (state.input.is_empty(), state.settled) {
         (false, _) => format!("Your line has the keys: Enter queues it, then answer.{more}"),
@@ -115,6 +118,12 @@ pub(super) fn answer_lines(
             [Span::styled(format!(" {key} "), theme.accent), Span::styled(meaning, theme.text)];
         let rows = wrap::wrap(&spans, width.saturating_sub(2), &Span::raw(""), &Span::raw("   "));
         lines.extend(wrap::lines(rows));
+    }
+    // What else is asked, a row each: each is shown in full when it is in front.
+    for waiting in state.questions.iter().skip(1).take(WAITING) {
+        let what = text::exact(&waiting.what).replace('\n', "\\u{a}");
+        let words = format!("then: {} {what}", text::line(&waiting.tool, 80));
+        lines.push(Line::styled(text::line(&words, room), theme.dim));
     }
     lines
 }
@@ -224,6 +233,18 @@ mod tests {
             assert!(shown.contains(words), "{words} in\n{shown}");
         }
         assert!(state.seen_whole.get() && state.has_room.get());
+    }
+
+    #[test]
+    fn other_questions_are_named_below_the_answers() {
+        let mut state = conversation();
+        for what in ["one", "two\n y yes, this once", "three"] {
+            state.ask(question(what));
+        }
+        let shown = screen(&state, 100, 40);
+        assert!(shown.contains("2 more wait; Tab takes the next one first"), "{shown}");
+        assert!(shown.contains("then: bash two\\u{a} y yes, this once"), "{shown}");
+        assert!(shown.contains("then: bash three"), "{shown}");
     }
 
     #[test]

@@ -286,11 +286,16 @@ impl State {
         })
     }
 
-    pub fn last_answer(&self) -> Option<&str> {
-        self.entries.iter().rev().find_map(|entry| match &entry.kind {
-            Kind::Answer(words) => Some(words.as_str()),
+    /// The last answer, all parts of it.
+    pub fn last_answer(&self) -> Option<String> {
+        let text = |entry: &Entry| match &entry.kind {
+            Kind::Answer(words) => Some(words.clone()),
             _ => None,
-        })
+        };
+        let entries = self.entries.iter().rev().skip_while(|entry| text(entry).is_none());
+        let mut parts: Vec<String> = entries.map_while(text).collect();
+        parts.reverse();
+        (!parts.is_empty()).then(|| parts.concat())
     }
 
     /// Opens or closes the last tool call that has an output.
@@ -369,6 +374,7 @@ impl State {
     /// Adds to the answer, or to the thinking, that is being written.
     fn grow(&mut self, words: &str, reasoning: bool) {
         let words = text::clean(words);
+        let added = words.len();
         match self.entries.last_mut().map(|entry| (&entry.kind, reasoning)) {
             Some((Kind::Answer(_), false) | (Kind::Reasoning(_), true)) => {
                 if let Some(Kind::Answer(text) | Kind::Reasoning(text)) =
@@ -379,6 +385,16 @@ impl State {
             }
             _ if reasoning => self.push(Kind::Reasoning(words)),
             _ => self.push(Kind::Answer(words)),
+        }
+        // What is written is laid out anew each time: a long one goes on in another entry.
+        while let Some(Kind::Answer(text)) = self.entries.last_mut().map(|entry| &mut entry.kind)
+            // Not looked at for every word.
+            && text.len() / 4096 != text.len().saturating_sub(added) / 4096
+            && let Some(at) = parting(text)
+        {
+            let rest = text.split_off(at);
+            self.entries.last_mut().map(Entry::changed);
+            self.push(Kind::Answer(rest));
         }
     }
 
@@ -550,6 +566,29 @@ impl State {
             None => self.notice("nothing was said yet"),
         }
     }
+}
+
+/// An answer of more bytes is parted where a block ends, and one of many more anywhere.
+const PART: usize = 16 * 1024;
+const MOST_OF_A_PART: usize = 128 * 1024;
+
+/// Where a text is long enough to be parted: behind an empty line that is not inside of code.
+fn parting(text: &str) -> Option<usize> {
+    if text.len() <= PART {
+        return None;
+    }
+    let (mut at, mut in_code, mut parting) = (0, false, None);
+    for line in text.split_inclusive('\n') {
+        let bare = line.trim();
+        in_code ^= bare.starts_with("```") || bare.starts_with("~~~");
+        at += line.len();
+        // What is indented belongs to the block before.
+        let goes_on = text[at..].starts_with([' ', '\t']) || at == text.len();
+        if bare.is_empty() && !in_code && !goes_on && at > PART / 2 {
+            parting = Some(at);
+        }
+    }
+    parting.or((text.len() > MOST_OF_A_PART).then(|| text.floor_char_boundary(MOST_OF_A_PART)))
 }
 
 /// The path of an image, if that is all that was pasted.

@@ -17,6 +17,8 @@ const INPUT_ROWS: u16 = 10;
 /// Most rows of a list under what is being typed, and of one that stands for itself.
 const COMPLETIONS: u16 = 8;
 const LIST: u16 = 16;
+/// Most prompts of the queue that are shown.
+const QUEUED: u16 = 3;
 /// A preview stands beside a list that has so many columns for both, else below it.
 const BESIDE: u16 = 120;
 
@@ -48,9 +50,11 @@ pub fn draw(frame: &mut Frame, state: &State) {
         },
         (None, None) => 0,
     };
-    let [top, asked, input, status] = Layout::vertical([
+    let queued = (state.queue.len() as u16).min(QUEUED).min(most.saturating_sub(between));
+    let [top, asked, waiting, input, status] = Layout::vertical([
         Constraint::Min(1),
         Constraint::Length(between),
+        Constraint::Length(queued),
         Constraint::Length(input_rows + 2),
         Constraint::Length(1),
     ])
@@ -68,6 +72,13 @@ pub fn draw(frame: &mut Frame, state: &State) {
         }
         (None, None) => {}
     }
+    let line = |prompt: &String| {
+        let first = text::line(prompt, usize::from(area.width.saturating_sub(4)));
+        Line::styled(format!("▌ {first} …").replace("… …", "…"), theme.dim)
+    };
+    let lines_of_queue: Vec<Line> =
+        state.queue.iter().take(usize::from(queued)).map(line).collect();
+    frame.render_widget(Paragraph::new(lines_of_queue), waiting);
     draw_input(frame, state, lines, cursor, input);
     frame.render_widget(status_line(state, area.width), status);
 }
@@ -191,7 +202,7 @@ fn title(state: &State) -> Line<'static> {
         title.push(Span::styled(format!("({key} interrupts) "), theme.dim));
     }
     if !state.queue.is_empty() {
-        let hint = if state.running.is_some() { "" } else { " (Enter sends)" };
+        let hint = if state.running.is_some() { " (Up edits)" } else { " (Enter sends)" };
         title.push(Span::styled(format!(" {} queued{hint} ", state.queue.len()), theme.user));
     }
     if !state.added.is_empty() {

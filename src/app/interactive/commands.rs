@@ -67,7 +67,7 @@ impl Ui {
                 let gone = before - self.state.added.len();
                 self.state.notice(&format!("{gone} files left out"));
             }
-            Command::Copy => match self.state.last_answer().map(term::copy) {
+            Command::Copy => match self.state.last_answer().as_deref().map(term::copy) {
                 Some(Ok(())) => self.state.notice("copied"),
                 Some(Err(error)) => self.state.notice(&format!("cannot copy: {error}")),
                 None => self.state.notice("there is no answer yet"),

@@ -105,6 +105,7 @@ async fn interactive(launcher: Launcher, mut flags: RunFlags) -> Result<(), Repo
         back: None,
         taken: None,
         drawn: Instant::now(),
+        cost: Duration::ZERO,
     };
     replay(&mut ui.state, &before);
     ui.state.input.remember(history::load(session.inner.broker.host()));
@@ -160,6 +161,8 @@ struct Ui {
     /// What was taken back since the last prompt.
     taken: Option<TakenBack>,
     drawn: Instant,
+    /// How long that took: the next one waits in proportion.
+    cost: Duration,
 }
 
 async fn next_of(keys: &mut Option<EventStream>) -> Option<std::io::Result<Input>> {
@@ -208,9 +211,10 @@ enum Next {
 
 impl Ui {
     fn draw(&mut self) -> std::io::Result<()> {
-        let state = &self.state;
+        let (state, begun) = (&self.state, Instant::now());
         self.screen.terminal.draw(|frame| draw(frame, state))?;
         self.drawn = Instant::now();
+        self.cost = begun.elapsed();
         Ok(())
     }
 
@@ -378,7 +382,7 @@ impl Ui {
             // Drawn when something has changed, not more often than the eye can follow.
             let settling = !self.state.questions.is_empty() && !self.state.settled;
             let wait = match (dirty, settling) {
-                (true, _) => FRAME.saturating_sub(self.drawn.elapsed()),
+                (true, _) => FRAME.max(self.cost * 4).saturating_sub(self.drawn.elapsed()),
                 (false, true) => SETTLED.saturating_sub(quiet.elapsed()),
                 (false, false) => Duration::from_secs(1),
             };
