@@ -10,14 +10,13 @@ use tokio::signal::unix::{SignalKind, signal};
 use zerostack_sandbox::Launcher;
 
 use super::findings;
-use super::prepare::{Plan, RUNG, Saved};
-use super::resume;
+use super::prepare::{Opening, RUNG};
 use super::rounds::Rounds;
 use super::start;
 use crate::agent::{AgentEvent, Outcome, ToolStatus, about};
 use crate::cli::{OutputFormat, RunFlags};
 use crate::report::{ExitKind, Report};
-use crate::supervisor::{Cells, RunResult, Session};
+use crate::supervisor::{RunResult, Session};
 use crate::ui::text;
 
 /// Most piped input that becomes part of the prompt, bytes.
@@ -40,20 +39,11 @@ async fn headless(launcher: Launcher, flags: RunFlags) -> Result<u8, Report> {
         None => prompt_text(&flags.message, flags.loop_)?,
     };
     let rounds = Rounds::of(&flags, &prompt_text)?;
-    let (mut host, resumed) = resume::place(&flags)?;
-    let cells = Cells::new(launcher);
-    let layer = resumed.as_ref().map(|resumed| resume::layer(&resumed.loaded.state));
-    let project = start::project(&cells, &mut host, &flags, layer).await?;
-    for warning in &project.resolved.warnings {
-        eprintln!("warning: {}", text::clean(warning));
-    }
-    let state = resumed.as_ref().map(|resumed| &resumed.loaded.state);
-    let plan = Plan::make(&flags, &host, &project, state, command.is_some())?;
-    let saved = Saved::open(&flags, &host, &project, resumed)?;
-    for warning in plan.warnings.iter().chain(&saved.warning) {
-        eprintln!("warning: {}", text::clean(warning));
-    }
-    let session = plan.carry_out(cells, host, saved).await?;
+    let opening = Opening::begin(launcher, &flags).await?;
+    let warn = |warning: &String| eprintln!("warning: {}", text::clean(warning));
+    opening.project.resolved.warnings.iter().for_each(warn);
+    let (session, warnings) = opening.session(&flags, command.is_some()).await?;
+    warnings.iter().for_each(warn);
     let facts = Facts {
         provider: session.provider,
         model: session.inner.settings.model.clone(),

@@ -5,13 +5,14 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 
 use tokio::sync::Semaphore;
+use zerostack_sandbox::Launcher;
 
 use super::model::Model;
 use super::resume::{self, Resumed};
 use super::start::{self, Project};
 use crate::agent::Settings;
 use crate::cli::RunFlags;
-use crate::config::{Config, EditSystem, Origin};
+use crate::config::{Config, EditSystem, Layer, Origin};
 use crate::model::providers::DEMO;
 use crate::model::{Message, ToolSchema, demo};
 use crate::policy::{Action, Call, Decision, Judge, Mode, Place, Rule, Subject};
@@ -38,6 +39,49 @@ pub struct Prepared {
     pub context: Vec<ContextFile>,
     /// The prompts there are: name and description.
     pub prompts: Vec<(String, String)>,
+}
+
+/// A session on its way: where it works, and what is known of the project.
+pub struct Opening {
+    pub host: Host,
+    pub project: Project,
+    cells: Cells,
+    resumed: Option<Resumed>,
+}
+
+impl Opening {
+    pub async fn begin(launcher: Launcher, flags: &RunFlags) -> Result<Opening, Report> {
+        let (mut host, resumed) = resume::place(flags)?;
+        let cells = Cells::new(launcher);
+        let project = start::project(&cells, &mut host, flags, layer(&resumed)).await?;
+        Ok(Opening { host, project, cells, resumed })
+    }
+
+    /// Looks at the project and the settings once more, after something was decided.
+    pub async fn again(&mut self, flags: &RunFlags) -> Result<(), Report> {
+        let layer = layer(&self.resumed);
+        self.project = start::project(&self.cells, &mut self.host, flags, layer).await?;
+        Ok(())
+    }
+
+    /// The session, and what the user should know besides the warnings of the settings.
+    pub async fn session(
+        self,
+        flags: &RunFlags,
+        only_command: bool,
+    ) -> Result<(Prepared, Vec<String>), Report> {
+        let Opening { host, project, cells, resumed } = self;
+        let state = resumed.as_ref().map(|resumed| &resumed.loaded.state);
+        let plan = Plan::make(flags, &host, &project, state, only_command)?;
+        let saved = Saved::open(flags, &host, &project, resumed)?;
+        let warnings = plan.warnings.iter().chain(&saved.warning).cloned().collect();
+        Ok((plan.carry_out(cells, host, saved).await?, warnings))
+    }
+}
+
+/// What a resumed session brings.
+fn layer(resumed: &Option<Resumed>) -> Option<Layer> {
+    resumed.as_ref().map(|resumed| resume::layer(&resumed.loaded.state))
 }
 
 /// Everything that a session needs and that can be wrong, found out before anything is started.

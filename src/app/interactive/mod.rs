@@ -18,8 +18,7 @@ use tokio::sync::{mpsc, oneshot};
 use zerostack_sandbox::Launcher;
 
 use self::commands::After;
-use super::prepare::{Plan, Prepared, RUNG, Saved};
-use super::resume;
+use super::prepare::{Opening, Prepared, RUNG};
 use super::rounds::{self, Rounds};
 use super::sessions::TakenBack;
 use super::{history, pick, start};
@@ -28,7 +27,7 @@ use crate::cli::RunFlags;
 use crate::config::Notify;
 use crate::model::{Attachment, Message};
 use crate::report::Report;
-use crate::supervisor::{Cells, Host, Question, RunResult, Session};
+use crate::supervisor::{Host, Question, RunResult, Session};
 use crate::ui::term::{self, Screen};
 use crate::ui::{Bindings, Command, Facts, Intent, Running, State, draw, text};
 
@@ -61,46 +60,25 @@ async fn interactive(launcher: Launcher, mut flags: RunFlags) -> Result<(), Repo
             None => return Ok(()),
         }
     }
-    let (mut host, resumed) = resume::place(&flags)?;
-    let cells = Cells::new(launcher);
-    let layer = resumed.as_ref().map(|resumed| resume::layer(&resumed.loaded.state));
-    let mut project = start::project(&cells, &mut host, &flags, layer.clone()).await?;
-    let theme = pick::theme(project.resolved.config.theme.as_deref(), &host, flags.no_color)?;
-    let (mut first_choice, mut answered) = (None, false);
-    if flags.replay.is_none() && pick::needs_provider(&project, &host, flags.api_key.as_deref()) {
-        let Some(provider) = pick::provider(&project, &host, &theme).await? else { return Ok(()) };
-        first_choice = pick::remember(&provider, &host);
-        flags.provider = Some(provider);
-        answered = true;
-    }
-    if pick::needs_trust(&project, &host) {
-        answered = true;
-        if pick::trust(&project, &host, &theme).await?.is_none() {
-            return Ok(());
-        }
-    }
-    if answered {
-        project = start::project(&cells, &mut host, &flags, layer).await?;
-    }
-    let config = &project.resolved.config;
+    let mut opening = Opening::begin(launcher, &flags).await?;
+    let first_choice = decisions(&mut opening, &mut flags).await?;
+    let Some(first_choice) = first_choice else { return Ok(()) };
+    let config = &opening.project.resolved.config;
+    let theme = pick::theme(config.theme.as_deref(), &opening.host, flags.no_color)?;
     let bindings = Bindings::with(&config.bindings).map_err(|error| {
         Report::error(error).hint("/help and `zerostack config schema` say how keys are given")
     })?;
-    let mut notices: Vec<String> = project.resolved.warnings.clone();
-    let state = resumed.as_ref().map(|resumed| &resumed.loaded.state);
-    let plan = Plan::make(&flags, &host, &project, state, false)?;
-    notices.extend(plan.warnings.clone());
-    let saved = Saved::open(&flags, &host, &project, resumed)?;
-    notices.extend(saved.warning.clone());
-    notices.extend(first_choice);
-    let before = saved.earlier.clone();
-    let session = plan.carry_out(cells, host, saved).await?;
+    let notify = config.notify.unwrap_or_default();
+    let mut notices = opening.project.resolved.warnings.clone();
+    let (session, warnings) = opening.session(&flags, false).await?;
+    notices.extend(warnings.into_iter().chain(first_choice));
+    let before = session.inner.earlier.borrow().clone();
     let failed = |error: std::io::Error| Report::error(format!("cannot use the terminal: {error}"));
     let mut ui = Ui {
         screen: Screen::take().map_err(failed)?,
         state: State::new(theme, bindings),
         keys: Some(EventStream::new()),
-        notify: config.notify.unwrap_or_default(),
+        notify,
         flags,
         back: None,
         taken: None,
@@ -116,6 +94,33 @@ async fn interactive(launcher: Launcher, mut flags: RunFlags) -> Result<(), Repo
     }
     let first = Some(ui.flags.message.join(" ")).filter(|first| !first.trim().is_empty());
     ui.live(session, first).await.map_err(failed)
+}
+
+/// Asks what has to be decided before a session can begin: who answers, and whether the project's files
+/// are trusted. `None` leaves; else what is to be said of it.
+async fn decisions(
+    opening: &mut Opening,
+    flags: &mut RunFlags,
+) -> Result<Option<Option<String>>, Report> {
+    let theme = opening.project.resolved.config.theme.clone();
+    let theme = pick::theme(theme.as_deref(), &opening.host, flags.no_color)?;
+    let (Opening { host, project, .. }, mut answered, mut said) = (&*opening, false, None);
+    if flags.replay.is_none() && pick::needs_provider(project, host, flags.api_key.as_deref()) {
+        let Some(provider) = pick::provider(project, host, &theme).await? else { return Ok(None) };
+        said = pick::remember(&provider, host);
+        flags.provider = Some(provider);
+        answered = true;
+    }
+    if pick::needs_trust(project, host) {
+        if pick::trust(project, host, &theme).await?.is_none() {
+            return Ok(None);
+        }
+        answered = true;
+    }
+    if answered {
+        opening.again(flags).await?;
+    }
+    Ok(Some(said))
 }
 
 /// Shows what was said before.
