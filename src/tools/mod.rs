@@ -213,7 +213,7 @@ fn failed(call: &Call, doing: &str, error: &std::io::Error) -> Fault {
 }
 
 /// A unified diff of one file.
-fn diff(shown: &str, before: &str, after: &str) -> String {
+pub fn diff(shown: &str, before: &str, after: &str) -> String {
     similar::TextDiff::from_lines(before, after)
         .unified_diff()
         .context_radius(3)

@@ -399,13 +399,15 @@ impl State {
         }
         let is_diff = tool.output.starts_with("--- a/");
         let (first, last) = match (tool.open, is_diff, failed) {
+            // What the user has asked for is shown whole.
+            (true, ..) if tool.id.is_empty() => (usize::MAX, 0),
             (true, ..) => OPEN,
             (_, true, _) => DIFF,
             (_, _, true) => FAILED,
             _ => return outer(rows),
         };
         let all: Vec<&str> = tool.output.lines().collect();
-        let hidden = all.len().saturating_sub(first + last);
+        let hidden = all.len().saturating_sub(first.saturating_add(last));
         // A line that says that one line is hidden is no shorter.
         let hidden = if hidden <= 1 { 0 } else { hidden };
         let mut diff = Diff::default();

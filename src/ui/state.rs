@@ -233,6 +233,18 @@ impl State {
         self.notice("that was aside: it is no part of the conversation");
     }
 
+    /// What was changed, as a unified diff of one file.
+    pub fn changed(&mut self, path: &str, diff: &str) {
+        self.push(Kind::Tool(Tool {
+            name: "changed".into(),
+            what: text::line(path, 400),
+            status: Some(ToolStatus::Ok),
+            output: text::clean(diff),
+            open: true,
+            ..Tool::default()
+        }));
+    }
+
     /// What a command of the user's has printed.
     pub fn ran(&mut self, status: ToolStatus, output: &str) {
         self.push(Kind::Tool(Tool {
@@ -503,7 +515,6 @@ impl State {
                         Command::Reasoning => self.toggle_reasoning(),
                         Command::Queue => self.on_queue(&arguments),
                         Command::Retry => self.retry(),
-                        Command::Diff => self.show_changes(),
                         Command::Find => self.find(&arguments),
                         Command::Compact => return Some(Intent::Shorten),
                         Command::Quit => return Some(Intent::Quit),
@@ -541,22 +552,6 @@ impl State {
                 let lines: Vec<String> = self.queue.iter().map(|it| format!("• {it}")).collect();
                 self.page(&lines.join("\n"));
             }
-        }
-    }
-
-    /// What edits did, as far as it is on the screen.
-    fn show_changes(&mut self) {
-        let changes = self.entries.iter().filter_map(|entry| match &entry.kind {
-            Kind::Tool(tool) if tool.output.starts_with("--- a/") => Some(tool.output.as_str()),
-            Kind::Tool(tool) if tool.name == "write" && tool.status == Some(ToolStatus::Ok) => {
-                Some(tool.output.as_str())
-            }
-            _ => None,
-        });
-        let changes: Vec<&str> = changes.collect();
-        match changes.is_empty() {
-            true => self.notice("no tool has changed a file"),
-            false => self.page(&changes.join("\n")),
         }
     }
 

@@ -100,6 +100,12 @@ fn prompts_are_taken_back_and_brought_back_with_their_files() {
         terminal.wait_for("Two now.");
         terminal.send("second\r");
         terminal.wait_for("Three now.");
+        // What both prompts made of the files, and no step between.
+        terminal.send("/diff\r");
+        terminal.wait_for("● changed a.txt");
+        terminal.wait("the diff of all", |text| {
+            text.contains("+three") && text.contains("-one") && text.contains("+fresh")
+        });
         terminal.send("/rewind\r");
         terminal.wait_for("Back to before which prompt?");
         terminal.wait_for("2 files go back to what they were");

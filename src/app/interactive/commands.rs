@@ -16,6 +16,7 @@ use crate::policy::{Mode, analyse};
 use crate::report::Report;
 use crate::session;
 use crate::supervisor::{Broker, Session};
+use crate::tools;
 use crate::ui::{Command, term};
 
 const INIT: &str = include_str!("../../../prompts/init.md");
@@ -49,6 +50,7 @@ impl Ui {
             Command::Permissions => self.permissions(session, arguments),
             Command::Sandbox => self.state.page(&enforced(session)),
             Command::Jobs => self.jobs(session, arguments).await,
+            Command::Diff => self.diff(session).await,
             Command::Theme if arguments.is_empty() => self.list_themes(session),
             Command::Theme => {
                 match pick::theme(Some(arguments), session.broker.host(), self.flags.no_color) {
@@ -101,6 +103,31 @@ impl Ui {
             }
             // Whether it can be read is found out when it is sent.
             file => self.state.add(file.trim_start_matches('@')),
+        }
+    }
+
+    /// What tools have changed in this session, file by file, as the files are now.
+    async fn diff(&mut self, session: &Session) {
+        let loaded = match sessions::loaded(session) {
+            Ok(loaded) => loaded,
+            Err(report) => return self.refuse(&report),
+        };
+        let changes = sessions::net_changes(&loaded.turns, usize::MAX);
+        if changes.is_empty() {
+            return self.state.notice("no tool has changed a file");
+        }
+        for change in changes {
+            let path = change.path.display().to_string();
+            match session.broker.restore(&change, true).await {
+                Ok(restored) => {
+                    let (old, new) = (change.before, restored.back.before);
+                    let (old, new) = (old.unwrap_or_default(), new.unwrap_or_default());
+                    let shown = change.path.strip_prefix(&session.broker.host().workspace);
+                    let shown = shown.unwrap_or(&change.path).display().to_string();
+                    self.state.changed(&shown, &tools::diff(&shown, &old, &new));
+                }
+                Err(why) => self.state.notice(&format!("{path}: {why}")),
+            }
         }
     }
 
