@@ -1,6 +1,7 @@
 //! The terminal: taken over, given back, also after a panic. The only file that knows how.
 
 use std::io::{self, Stdout, Write, stdout};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use base64::Engine;
 use crossterm::event::{
@@ -29,8 +30,7 @@ impl Screen {
             give_back();
             before(panic);
         }));
-        enable_raw_mode()?;
-        execute!(stdout(), EnterAlternateScreen, EnableBracketedPaste, EnableMouseCapture)?;
+        take_over()?;
         let terminal = Terminal::new(CrosstermBackend::new(stdout()))?;
         Ok(Screen { terminal })
     }
@@ -39,8 +39,7 @@ impl Screen {
     pub fn pause(&mut self, during: impl FnOnce()) -> io::Result<()> {
         give_back();
         during();
-        enable_raw_mode()?;
-        execute!(stdout(), EnterAlternateScreen, EnableBracketedPaste, EnableMouseCapture)?;
+        take_over()?;
         // Made anew: everything is drawn again, and no answer of the terminal is waited for.
         self.terminal = Terminal::new(CrosstermBackend::new(stdout()))?;
         Ok(())
@@ -53,7 +52,20 @@ impl Drop for Screen {
     }
 }
 
+/// Whether it is ours now. What is given back twice would put the cursor where it was before, over words
+/// that were written since.
+static TAKEN: AtomicBool = AtomicBool::new(false);
+
+fn take_over() -> io::Result<()> {
+    enable_raw_mode()?;
+    TAKEN.store(true, Ordering::SeqCst);
+    execute!(stdout(), EnterAlternateScreen, EnableBracketedPaste, EnableMouseCapture)
+}
+
 fn give_back() {
+    if !TAKEN.swap(false, Ordering::SeqCst) {
+        return;
+    }
     let _ = execute!(stdout(), DisableMouseCapture, DisableBracketedPaste, LeaveAlternateScreen);
     let _ = execute!(stdout(), crossterm::cursor::Show);
     let _ = disable_raw_mode();

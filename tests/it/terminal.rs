@@ -351,3 +351,71 @@ fn settings_of_a_resumed_session_stay_and_a_command_of_the_users_can_be_ended() 
     assert!(left.stdout.is_empty());
     server.finish();
 }
+
+#[test]
+fn it_is_suspended_and_comes_back_and_a_hang_up_ends_it() {
+    for account in accounts() {
+        let world = World::new(account);
+        let server = ModelServer::start(vec![Reply::text("Here I am.")]);
+        // A shell with jobs, as a person has.
+        let mut shell = world.account().command("/bin/bash".as_ref());
+        shell.args(["--norc", "--noprofile", "-i"]).env("PS1", "shell> ");
+        let mut terminal = Terminal::of(&world, shell);
+        terminal.wait_for("shell> ");
+        terminal.send(&format!(
+            "{} --provider openai --base-url {} --model test-model hello\r",
+            world.program().display(),
+            server.base_url()
+        ));
+        terminal.wait_for("Here I am.");
+        terminal.wait("rest", |text| !text.contains("working"));
+        assert!(terminal.screen().screen().alternate_screen());
+        terminal.send("half a li\x1a");
+        terminal.wait_for("Stopped");
+        assert!(!terminal.screen().screen().alternate_screen());
+        terminal.send("echo $((40+2))\r");
+        terminal.wait_for("42");
+        terminal.send("fg\r");
+        terminal.wait_for("> half a li");
+        terminal.wait_for("Here I am.");
+        terminal.send("ne");
+        terminal.wait_for("> half a line");
+        let found = Command::new("pgrep").args(["-f", world.root().to_str().unwrap()]).output();
+        let running = || {
+            let children = |pid: i32| {
+                std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"))
+                    .unwrap_or_default()
+            };
+            children(terminal.program().as_raw())
+        };
+        let program: i32 = running().split_whitespace().next().unwrap().parse().unwrap();
+        assert!(String::from_utf8_lossy(&found.unwrap().stdout).contains(&program.to_string()));
+        kill(nix::unistd::Pid::from_raw(program), Signal::SIGHUP).unwrap();
+        terminal.wait_for("shell> ");
+        assert!(!terminal.screen().screen().alternate_screen());
+        assert_eq!(running().trim(), "");
+        terminal.send("exit\r");
+        terminal.ended();
+        server.finish();
+    }
+}
+
+/// Not a test: what `a_panic_gives_the_terminal_back` runs in a terminal.
+#[test]
+#[ignore = "it panics"]
+fn takes_the_screen_and_panics() {
+    let _screen = zerostack::ui::term::Screen::take().unwrap();
+    std::thread::sleep(Duration::from_millis(300));
+    panic!("the roof is on fire");
+}
+
+#[test]
+fn a_panic_gives_the_terminal_back() {
+    let world = World::new(Account::Current);
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", "terminal::takes_the_screen_and_panics", "--ignored", "--nocapture"]);
+    let terminal = Terminal::of(&world, command);
+    terminal.wait("the other screen", |_| terminal.screen().screen().alternate_screen());
+    let (code, shown) = terminal.ended();
+    assert!(code != 0 && shown.contains("the roof is on fire"), "{shown}");
+}

@@ -43,9 +43,7 @@ impl Terminal {
         args: &[&str],
         variables: &[(&str, &Path)],
     ) -> Terminal {
-        let size = Winsize { ws_row: 30, ws_col: 100, ws_xpixel: 0, ws_ypixel: 0 };
-        let pty = openpty(Some(&size), None).unwrap();
-        let mut command: Command = world.account().command(&world.program());
+        let mut command = world.account().command(&world.program());
         if let Some(server) = server {
             command.args([
                 "--provider",
@@ -56,19 +54,27 @@ impl Terminal {
                 "test-model",
             ]);
         }
+        command.args(args).envs(variables.iter().copied());
+        Terminal::of(world, command)
+    }
+
+    /// Any program with the environment of a world.
+    pub fn of(world: &World, mut command: Command) -> Terminal {
+        let size = Winsize { ws_row: 30, ws_col: 100, ws_xpixel: 0, ws_ypixel: 0 };
+        let pty = openpty(Some(&size), None).unwrap();
         let stream = || Stdio::from(pty.slave.try_clone().unwrap());
         let slave = pty.slave.try_clone().unwrap();
-        command
-            .args(args)
-            .current_dir(world.workspace())
-            .env("HOME", world.home())
-            .env("TERM", "xterm-256color")
-            .env("LANG", "C.UTF-8")
-            .env("OPENAI_API_KEY", KEY)
-            .envs(variables.iter().copied())
-            .stdin(stream())
-            .stdout(stream())
-            .stderr(stream());
+        let given: Vec<_> = command.get_envs().map(|(name, _)| name.to_owned()).collect();
+        for (name, value) in [
+            ("HOME", world.home().as_os_str()),
+            ("TERM", "xterm-256color".as_ref()),
+            ("LANG", "C.UTF-8".as_ref()),
+            ("OPENAI_API_KEY", KEY.as_ref()),
+        ] {
+            if name == "HOME" || !given.iter().any(|known| known == name) {
+                command.env(name, value);
+            }
+        }
         // The terminal is the program's own, as for a person.
         let setsid = ["setsid", "--ctty", "--wait"];
         let mut session = Command::new("/usr/bin/setsid");
