@@ -249,6 +249,10 @@ fn a_prompt_is_asked_once_under_another_one_and_rules_outlive_it() {
     terminal.wait_for("Made.");
     terminal.send("/thinking low\r");
     terminal.wait_for("thinking low");
+    terminal.send("/model\r");
+    terminal.wait_for("listed-model");
+    terminal.send("\x1b");
+    terminal.wait("the list to go", |text| !text.contains("listed-model"));
     terminal.send("/permissions\r");
     terminal.wait_for("• bash(touch made.txt)");
     terminal.send(".plan how would you do it?\r");
@@ -468,4 +472,57 @@ fn dumb_terminals_and_no_color_get_no_colours() {
         terminal.send("\x04");
         terminal.ended();
     }
+}
+
+#[test]
+fn nothing_hostile_gets_through_names_branches_lists_and_sessions() {
+    let world = World::new(Account::Current);
+    let evil = "\u{1b}]52;c;ZXZpbA==\u{7}\u{9b}31m\u{202e}\u{200b}";
+    world.write(&format!("evil{evil}.txt"), "x\n");
+    world.write(".git/HEAD", &format!("ref: refs/heads/odd{evil}\n"));
+    world.write(".zerostack/prompts/evil.md", &format!("Be {evil}\n"));
+    world.write("AGENTS.md", evil);
+    let session = world.root().join("evil.jsonl");
+    let header = json!({"t": 1, "session": {"version": 1, "id": "x", "directory": "/w"}});
+    let said = json!({"t": 1, "message": {"role": "user", "text": evil}});
+    let state = json!({"t": 1, "state": {"name": evil, "model": evil}});
+    std::fs::write(&session, format!("{header}\n{{\"t\":1,\"turn\":1}}\n{said}\n{state}\n"))
+        .unwrap();
+    let server = ModelServer::start(vec![
+        Reply::call(evil, evil, json!({ evil: evil })),
+        Reply::call("b", "bash", json!({"command": "echo x", "background": true, evil: evil})),
+        Reply::text(evil),
+    ]);
+    let mut terminal = Terminal::start(&world, Some(&server), &[]);
+    terminal.wait_for("Trust them?");
+    terminal.send("\x1b[B\x1b[B\x1b[B");
+    terminal.wait_for("evil.md");
+    terminal.send("\x1b[A\x1b[A\x1b[A\r");
+    terminal.wait_for("· odd\\u{1b}");
+    terminal.send("@evil");
+    terminal.wait_for("  evil\\u{1b}");
+    terminal.send("\x1b[B\t");
+    terminal.wait_for("> @evil\\u{1b}");
+    terminal.send("\x15go\r");
+    terminal.wait_for("there are read, write");
+    terminal.wait("rest", |text| text.contains("\n  \\u{1b}") && !text.contains("working"));
+    for (command, words) in [
+        (format!("/import {}", session.display()), "▌ \\u{1b}]52"),
+        ("/sessions".into(), "Go on with which session?"),
+        ("/rewind".into(), "Back to before which prompt?"),
+        ("/model".into(), "odd\\u{1b}]52"),
+        ("/add evil".into(), "+ evil"),
+    ] {
+        terminal.send(&format!("{command}\r"));
+        terminal.wait_for(words);
+        terminal.send("\x1b");
+        std::thread::sleep(std::time::Duration::from_millis(80));
+    }
+    let raw = String::from_utf8_lossy(&terminal.raw.lock().unwrap()).into_owned();
+    for bad in ["\u{1b}]52", "\u{9b}", "\u{202e}", "\u{200b}"] {
+        assert!(!raw.contains(bad), "{bad:?}");
+    }
+    terminal.send("\x15\x04");
+    terminal.ended();
+    server.finish_loosely();
 }

@@ -51,6 +51,9 @@ struct State {
     stopping: bool,
 }
 
+/// A name that every server lists: its escape sequences must not reach a terminal.
+pub const ODD_MODEL: &str = "odd\u{1b}]52;c;ZXZpbA==\u{7}\u{202e}";
+
 impl ModelServer {
     /// Each request takes the next reply; one more, or one less, is a violation.
     pub fn start(replies: Vec<Reply>) -> ModelServer {
@@ -201,6 +204,12 @@ impl Shared {
         stream.set_nodelay(true)?;
         let mut reader = BufReader::new(stream.try_clone()?);
         while let Some(request) = read_request(&mut reader)? {
+            if request.method == "GET" && request.path.ends_with("/models") {
+                let list = json!({"data": [{"id": "listed-model"}, {"id": ODD_MODEL}]});
+                let reply = Reply::status(200, &[], list);
+                send(&reply, &reply.bytes(false), &mut stream)?;
+                continue;
+            }
             let usage = request.asks_for_usage();
             let (reply, body) = self.judge(request, usage);
             send(&reply, &body, &mut stream)?;
