@@ -139,8 +139,9 @@ pub const LIKE: &str = "like";
 pub struct Restore {
     /// The text to put back; `None` removes the file.
     pub text: Option<String>,
-    /// Hash of the text that must be there now; empty if there must be no file.
-    pub expected: String,
+    /// Hash of the text that must be there now, empty if there must be no file; without it nothing is
+    /// changed, and what is there is told.
+    pub expected: Option<String>,
 }
 
 /// Paths relative to the scanned directory.

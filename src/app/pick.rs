@@ -8,10 +8,11 @@ use crossterm::event::{Event, EventStream, KeyEventKind};
 use futures_util::StreamExt;
 
 use super::interactive::ended;
-use super::model::providers;
-use super::sessions::row;
+use super::model;
+use super::sessions::age;
 use super::start::{self, Project};
 use crate::config::{Config, Origin, Trust};
+use crate::model::Api;
 use crate::model::providers::{DEMO, OLLAMA_PORT};
 use crate::report::Report;
 use crate::session::{self, Summary};
@@ -77,16 +78,22 @@ async fn choose(mut list: Picker, hint: &str, theme: &Theme) -> Result<Option<St
     }
 }
 
-/// The sessions as a list, those of this directory first.
-pub fn sessions(host: &Host, here: bool) -> Result<Picker, Report> {
+/// The sessions in which something was said, those of this directory first; with `but`, only those of
+/// this directory, without the present one.
+pub fn sessions(host: &Host, but: Option<&str>) -> Result<Picker, Report> {
     let mut all = session::list(&host.sessions()).map_err(Report::error)?;
-    if here {
-        all.retain(|summary| summary.directory == host.workspace);
+    all.retain(|summary| summary.state.turns > 0);
+    if let Some(present) = but {
+        all.retain(|it| it.directory == host.workspace && it.id != present);
     }
     // Stable: the newest first in each of the two groups.
     all.sort_by_key(|summary| summary.directory != host.workspace);
     let item = |(at, summary): (usize, &Summary)| {
-        let item = Item::new(&summary.id, &row(summary)).labelled(summary.label());
+        let mut detail = format!("{}, {} prompts", age(summary), summary.state.turns);
+        if summary.directory != host.workspace {
+            detail.push_str(&format!("  {}", summary.directory.display()));
+        }
+        let item = Item::new(&summary.id, &detail).labelled(summary.label());
         if at < PREVIEWS { item.with_preview(&session::tail(&summary.path)) } else { item }
     };
     let items = all.iter().enumerate().map(item).collect();
@@ -95,47 +102,54 @@ pub fn sessions(host: &Host, here: bool) -> Result<Picker, Report> {
 
 /// The id of the session to go on with.
 pub async fn session(host: &Host, theme: &Theme) -> Result<Option<String>, Report> {
-    let list = sessions(host, false)?;
+    let list = sessions(host, None)?;
     if list.is_empty() {
         return Err(Report::usage("there are no sessions to go on with"));
     }
     choose(list, "type to search, Enter to choose, Esc to leave", theme).await
 }
 
-/// Without any choice of a provider, and without a key for the usual one: what is there, to choose from.
-/// The choice is written into the settings if there are none yet. `None` leaves.
-pub async fn provider(
-    project: &Project,
-    host: &Host,
-    theme: &Theme,
-) -> Result<Option<String>, Report> {
+/// The providers to choose from, those that are ready first.
+pub fn providers(config: &Config, host: &Host) -> Result<Vec<Item>, Report> {
     let vault = Vault::new(&host.environment, &host.home, None);
-    let config = &project.resolved.config;
     let mut items = Vec::new();
-    for provider in providers(config)? {
+    for provider in model::providers(config)? {
         let variable = provider.key_variable.as_deref();
-        let ready = match variable {
-            Some(_) => vault.has(&provider),
-            None => is_listening(OLLAMA_PORT),
-        };
-        let detail = match (ready, variable) {
-            (true, Some(variable)) => format!("ready: there is a key in {variable}"),
-            (true, None) => "ready: Ollama is running here; nothing leaves this machine".into(),
-            (false, Some(variable)) => {
-                let page = provider.key_page.as_deref().unwrap_or_default();
-                format!("needs a key: export {variable}=…  {page}")
+        let own = config.keys.contains_key(&provider.name);
+        let ollama = provider.api == Api::Ollama;
+        let (ready, detail) = match variable {
+            _ if own => (true, "ready: your settings say where its key is".into()),
+            Some(variable) if vault.has(&provider) => {
+                (true, format!("ready: there is a key in {variable}"))
             }
-            (false, None) => "not running on 127.0.0.1:11434".into(),
+            Some(variable) => {
+                let page = provider.key_page.as_deref().unwrap_or_default();
+                (false, format!("needs a key: export {variable}=…  {page}"))
+            }
+            None if ollama && is_listening(OLLAMA_PORT) => {
+                (true, "ready: it is running here; nothing leaves this machine".into())
+            }
+            None if ollama => (false, format!("not running on 127.0.0.1:{OLLAMA_PORT}")),
+            None => (true, provider.base_url.clone()),
         };
         items.push((!ready, Item::new(&provider.name, &detail)));
     }
     let tour = "ready: a built-in script gives a tour of this project, without a key or a network";
     items.push((false, Item::new(DEMO, tour)));
+    // Stable: the usual one first in each of the two groups.
     items.sort_by_key(|(missing, _)| *missing);
-    let list = Picker::new(
-        "Welcome. Which provider is to answer?",
-        items.into_iter().map(|(_, item)| item).collect(),
-    );
+    Ok(items.into_iter().map(|(_, item)| item).collect())
+}
+
+/// Without any choice of a provider, and without a key for the usual one: what is there, to choose from.
+/// `None` leaves.
+pub async fn provider(
+    project: &Project,
+    host: &Host,
+    theme: &Theme,
+) -> Result<Option<String>, Report> {
+    let items = providers(&project.resolved.config, host)?;
+    let list = Picker::new("Welcome. Which provider is to answer?", items);
     let hint =
         "Enter chooses, Esc leaves; another server: zerostack --provider openai --base-url URL";
     choose(list, hint, theme).await

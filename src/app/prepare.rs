@@ -265,33 +265,25 @@ impl Saved {
         project: &Project,
         resumed: Option<Resumed>,
     ) -> Result<Saved, Report> {
-        saved(&project.resolved.config, flags, host, resumed)
-    }
-}
-
-fn saved(
-    config: &Config,
-    flags: &RunFlags,
-    host: &Host,
-    resumed: Option<Resumed>,
-) -> Result<Saved, Report> {
-    if let Some(Resumed { loaded, journal }) = resumed {
-        let damaged = loaded.damaged;
-        let warning = (damaged > 0)
-            .then(|| format!("{damaged} unreadable lines of the session are left out"));
-        let Loaded { state, messages: earlier, seen, .. } = loaded;
-        return Ok(Saved { journal: Some(journal), state, earlier, seen, warning });
-    }
-    let mut saved = Saved::default();
-    if config.save_sessions != Some(false) {
-        match Journal::create(&host.sessions(), &host.workspace) {
-            Ok(journal) => saved.journal = Some(journal),
-            Err(error) if flags.name.is_some() => return Err(Report::error(error)),
-            // A home that cannot be written is no reason not to work.
-            Err(error) => saved.warning = Some(format!("the session is not saved: {error}")),
+        let config = &project.resolved.config;
+        if let Some(Resumed { loaded, journal }) = resumed {
+            let damaged = loaded.damaged;
+            let warning = (damaged > 0)
+                .then(|| format!("{damaged} unreadable lines of the session are left out"));
+            let Loaded { state, messages: earlier, seen, .. } = loaded;
+            return Ok(Saved { journal: Some(journal), state, earlier, seen, warning });
         }
+        let mut saved = Saved::default();
+        if config.save_sessions != Some(false) {
+            match Journal::create(&host.sessions(), &host.workspace) {
+                Ok(journal) => saved.journal = Some(journal),
+                Err(error) if flags.name.is_some() => return Err(Report::error(error)),
+                // A home that cannot be written is no reason not to work.
+                Err(error) => saved.warning = Some(format!("the session is not saved: {error}")),
+            }
+        }
+        Ok(saved)
     }
-    Ok(saved)
 }
 
 /// All prompts by name: built in, then the user's own, which may replace one, then those of a trusted

@@ -81,18 +81,23 @@ pub fn list(sessions: &Path, here: bool, json: bool) -> Result<u8, Report> {
     Ok(0)
 }
 
-/// A session in one line.
-pub fn row(summary: &Summary) -> String {
+/// How long ago something was last said.
+pub fn age(summary: &Summary) -> String {
     let age = std::time::SystemTime::now()
         .duration_since(std::time::UNIX_EPOCH)
         .map(|now| now.as_secs().saturating_sub(summary.updated))
         .unwrap_or_default();
-    let age = match age {
+    match age {
         0..60 => format!("{age} s"),
         60..3600 => format!("{} min", age / 60),
         3600..86_400 => format!("{} h", age / 3600),
         _ => format!("{} d", age / 86_400),
-    };
+    }
+}
+
+/// A session in one line.
+pub fn row(summary: &Summary) -> String {
+    let age = age(summary);
     let directory = text::line(&summary.directory.display().to_string(), 60);
     let (turns, mode) = (summary.state.turns, text::line(&summary.state.mode, 12));
     format!(
@@ -171,19 +176,21 @@ async fn restored(
     changes: &[Change],
     doing: &str,
 ) -> Result<(String, Vec<Change>), Report> {
+    let nothing = |why: String| Report::error(format!("{why}; nothing was {doing}"));
+    if !changes.is_empty() {
+        open.broker.may_restore().map_err(nothing)?;
+    }
     for change in changes {
-        let possible = open.broker.restore(change, true).await;
-        possible.map_err(|why| Report::error(format!("{why}; nothing was {doing}")))?;
+        open.broker.restore(change, true).await.map_err(nothing)?;
     }
     let (mut words, mut back) = (String::new(), Vec::new());
     for change in changes {
-        match open.broker.restore(change, false).await {
-            Ok(restored) => {
-                words.push_str(&format!("\nrestored {}", change.path.display()));
-                back.push(restored.back);
-            }
-            Err(why) => words.push_str(&format!("\nnot restored: {why}")),
-        }
+        let restored = open.broker.restore(change, false).await;
+        let restored = restored.map_err(|why| {
+            Report::error(format!("{why}{words}\nthe conversation stays as it is"))
+        })?;
+        words.push_str(&format!("\nrestored {}", change.path.display()));
+        back.push(restored.back);
     }
     Ok((words, back))
 }
@@ -234,7 +241,13 @@ fn undo(launcher: Launcher, wanted: Option<String>, turns: u64, force: bool) -> 
         .map_err(|error| start::start_report(&error))?;
     let mut possible = Vec::new();
     let mut left = 0;
-    for change in net_changes(&loaded.turns, turns as usize) {
+    let changes = net_changes(&loaded.turns, turns as usize);
+    if !changes.is_empty() {
+        broker
+            .may_restore()
+            .map_err(|why| Report::error(format!("{why}; nothing was taken back")))?;
+    }
+    for change in changes {
         match runtime.block_on(broker.restore(&change, true)) {
             Ok(_) => possible.push(change),
             Err(why) => {

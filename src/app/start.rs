@@ -114,6 +114,9 @@ fn project_layer(
     let file = host.workspace.join(PROJECT_CONFIG);
     let (_, text) = collected.iter().find(|(path, _)| *path == file)?;
     if !trust.holds(&file, text) {
+        if trust.declined(&file, text) {
+            return None;
+        }
         warnings.push(format!(
             "{PROJECT_CONFIG} of this project is not used: look at it, then run `zerostack trust`"
         ));

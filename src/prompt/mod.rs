@@ -158,7 +158,7 @@ pub fn system(prompt: &Prompt, around: &Surroundings) -> String {
 }
 
 /// A text in which nothing looks like the end of its block, in whatever letters.
-fn broken_up(text: &str) -> String {
+pub fn broken_up(text: &str) -> String {
     let mut out = String::new();
     let mut rest = text;
     while let Some(at) = rest.find("</") {

@@ -86,6 +86,13 @@ pub struct Given {
     jobs: Jobs,
 }
 
+impl Given {
+    /// How many rules, and how many commands that have not ended.
+    pub fn counts(&self) -> (usize, usize) {
+        (self.rules.len(), self.jobs.running())
+    }
+}
+
 /// What a call has done.
 #[derive(Debug)]
 pub struct Executed {
@@ -173,12 +180,15 @@ impl Broker {
         (self.cells, seen, Given { mode, rules: self.granted.into_inner(), jobs: self.jobs })
     }
 
-    /// Takes over what was given under the same mode; under another one it would have other rights.
-    pub fn take_over(&mut self, given: Given) {
-        if given.mode == self.judge.policy().name {
-            self.granted = RefCell::new(given.rules);
-            self.jobs = given.jobs;
+    /// Takes over what was given under the same mode; under another one it would have other rights, and
+    /// comes back.
+    pub fn take_over(&mut self, given: Given) -> Option<Given> {
+        if given.mode != self.judge.policy().name {
+            return Some(given);
         }
+        self.granted = RefCell::new(given.rules);
+        self.jobs = given.jobs;
+        None
     }
 
     /// The background commands, or one of them with the end of its output; ends it, if that is wanted.
@@ -187,11 +197,6 @@ impl Broker {
             Some(id) => self.jobs.look(id, None, stop).await,
             None => Ok(self.jobs.list()),
         }
-    }
-
-    /// How many background commands have not ended.
-    pub fn running_jobs(&self) -> usize {
-        self.jobs.running()
     }
 
     pub fn cells(&self) -> &Cells {
@@ -584,14 +589,36 @@ impl Broker {
         (result.status == ToolStatus::Ok).then(|| branch.to_owned())
     }
 
+    /// Whether changes can be taken back at all: tools must be able to change files without a question.
+    pub fn may_restore(&self) -> Result<(), String> {
+        match self.judge.policy().files.workspace {
+            WorkspaceView::ReadWrite => Ok(()),
+            _ => Err(format!("in mode {} no file is put back", self.judge.policy().name)),
+        }
+    }
+
     /// Takes a change back, with the rights of the un-asked worker: the file as the tool left it
     /// becomes what it was before. With `check` it is only found out whether that can be done.
     pub async fn restore(&self, change: &Change, check: bool) -> Result<Restored, String> {
+        self.put(change, Some(change.after.clone()), check).await
+    }
+
+    /// What putting a file back would do to it as it is now, whoever has changed it since.
+    pub async fn compare(&self, change: &Change) -> Result<Restored, String> {
+        self.put(change, None, true).await
+    }
+
+    async fn put(
+        &self,
+        change: &Change,
+        expected: Option<String>,
+        check: bool,
+    ) -> Result<Restored, String> {
         let shown = change.path.strip_prefix(&self.host.workspace).unwrap_or(&change.path);
         let shown = shown.display().to_string();
         let target =
             self.target(&change.path).ok_or(format!("{shown} is out of reach in this mode"))?;
-        let wanted = Restore { text: change.before.clone(), expected: change.after.clone() };
+        let wanted = Restore { text: change.before.clone(), expected };
         let arguments = serde_json::to_string(&wanted).map_err(|error| error.to_string())?;
         let mut call = Call::internal(RESTORE, arguments, target, shown);
         call.preview = check;

@@ -18,13 +18,13 @@ mod vault;
 
 pub use crate::agent::{AgentEvent, Approval, Verdict};
 pub use approval::{Approver, Question};
-pub use broker::{Broker, Executed, Given, Grant, Options, Restored};
+pub use broker::{Broker, Executed, Given, Grant, Options};
 pub use cells::{Cells, CommandEnd, CommandRequest, Running};
 pub use confine::{Rights, command, command_rights, file_worker, scanner};
 pub use host::{Host, HostError, Root};
 pub use net::{Backend, Network, Recorder, is_listening};
 pub use outputs::Outputs;
 pub use record::{Record, Spent};
-pub use run::{CallRecord, Denial, RunResult, Session, TASKS_AT_ONCE, Tell};
+pub use run::{CallRecord, Denial, RunResult, Session, TASKS_AT_ONCE, Tell, ran_by_user};
 pub use scan::{Collected, scan};
 pub use vault::{Key, KeyError, KeySource, Vault};

@@ -29,6 +29,15 @@ use crate::policy::{Decision, Subject};
 use crate::session::Entry;
 use crate::tools::{Kind, TaskArguments};
 
+/// How the model is told of a command of the user's.
+const RAN: &str = "I ran this command:\n";
+const PRINTED: &str = "\n\nIt printed:\n";
+
+/// The command and the output, if a message is about a command of the user's.
+pub fn ran_by_user(text: &str) -> Option<(&str, &str)> {
+    text.strip_prefix(RAN)?.split_once(PRINTED)
+}
+
 /// Most lines of a file that the user adds to a prompt.
 const ATTACHED_LINES: usize = 5_000;
 /// Most model requests of one sub-agent.
@@ -186,7 +195,7 @@ impl Session {
         }
         let result = self.broker.execute(&call, &subject, Grant::This, "").await.result;
         self.record.begin_turn();
-        let text = format!("I ran this command:\n{command}\n\nIt printed:\n{}", result.text);
+        let text = format!("{RAN}{command}{PRINTED}{}", result.text);
         let message = Message::user(text);
         self.record.add(Entry::Message(message.clone()));
         self.earlier.borrow_mut().push(message);
@@ -430,8 +439,9 @@ impl Session {
         let conversation = scope.unwrap_or_default();
         let begun = Instant::now();
         let executed = broker.execute(&call, &subject, grant, conversation).await;
-        let took = begun.elapsed();
-        let (executed, because) = self.tried_again(executed, because, &call, &subject, scope).await;
+        let mut took = begun.elapsed();
+        let (executed, because) =
+            self.tried_again(executed, because, &call, &subject, scope, &mut took).await;
         let Executed { result, change, seen, .. } = executed;
         if let Some(change) = change {
             self.record.add(Entry::Change(change));
@@ -451,6 +461,7 @@ impl Session {
         call: &ToolCall,
         subject: &Subject,
         scope: Scope<'_>,
+        took: &mut Duration,
     ) -> (Executed, String) {
         let Some(stopped) = executed.stopped else { return (executed, because) };
         let told = format!("{STOPPED}: {}", stopped.why);
@@ -464,8 +475,9 @@ impl Session {
         );
         match self.approve(call, subject, &reason, false, scope).await {
             Ok(()) => {
-                let conversation = scope.unwrap_or_default();
+                let (conversation, begun) = (scope.unwrap_or_default(), Instant::now());
                 let again = self.broker.execute(call, subject, Grant::This, conversation).await;
+                *took += begun.elapsed();
                 (again, format!("{told}; you said yes to another try"))
             }
             Err(denial) => {

@@ -69,8 +69,13 @@ pub fn restore(call: &Call, roots: &Roots) -> Outcome {
     let wanted: Restore = arguments(call)?;
     let file = place::Changing::open(call, roots, None)?;
     let present = file.before.clone();
-    if present.as_deref().map(place::hash).unwrap_or_default() != wanted.expected {
-        return Err(fault(format!("{} was changed since; it is left as it is", call.shown)));
+    let now = present.as_deref().map(place::hash).unwrap_or_default();
+    match &wanted.expected {
+        Some(expected) if now != *expected => {
+            return Err(fault(format!("{} was changed since; it is left as it is", call.shown)));
+        }
+        None if !call.preview => return Err(fault("it is not said what must be there")),
+        _ => {}
     }
     match &wanted.text {
         Some(text) => file.replace(text)?,

@@ -61,7 +61,7 @@ const fn row(
     Row { name, arguments, help, command, any_time }
 }
 
-/// All of them. Where an argument is in brackets, a list is shown without it.
+/// All of them. What is in brackets may be left out.
 #[rustfmt::skip]
 pub const COMMANDS: [Row; 36] = [
     row("help", "", "commands and keys", Command::Help, true),
@@ -115,10 +115,6 @@ pub fn parse(line: &str) -> Result<(Row, String), String> {
     })
 }
 
-pub fn is_name(name: &str) -> bool {
-    COMMANDS.iter().any(|row| row.name == name)
-}
-
 /// All of them, to choose from.
 pub fn list() -> Picker {
     let item = |row: &Row| Item::new(&format!("/{}", row.name), row.help);
@@ -128,9 +124,10 @@ pub fn list() -> Picker {
 /// The text of `/help`.
 pub fn help(bindings: &Bindings) -> String {
     let mut text = String::from("Commands\n");
+    let usage = |row: &Row| format!("/{} {}", row.name, row.arguments);
+    let widest = COMMANDS.iter().map(|row| usage(row).len()).max().unwrap_or(0);
     for row in COMMANDS {
-        let usage = format!("/{} {}", row.name, row.arguments);
-        text.push_str(&format!("  {usage:<28} {}\n", row.help));
+        text.push_str(&format!("  {:<widest$} {}\n", usage(&row), row.help));
     }
     text.push_str("\nKeys  [name in the settings]\n");
     text.push_str(&bindings.help());

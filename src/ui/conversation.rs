@@ -86,10 +86,6 @@ impl Viewport {
         self.top.set(None);
     }
 
-    pub fn to_start(&self) {
-        self.top.set(Some(Place::default()));
-    }
-
     pub fn unmark(&mut self) {
         self.marked = None;
     }
@@ -140,7 +136,7 @@ impl State {
     /// Thinking that is not wanted, and what is nothing but blanks.
     fn is_hidden(&self, kind: &Kind) -> bool {
         match kind {
-            Kind::Answer(text) => text.trim().is_empty(),
+            Kind::Answer(text) | Kind::Aside(text) => text.trim().is_empty(),
             Kind::Reasoning(text) => self.hide_reasoning || text.trim().is_empty(),
             _ => false,
         }
@@ -266,10 +262,13 @@ impl State {
             }
             MouseEventKind::Drag(MouseButton::Left) => {
                 // At an edge it goes on beyond it.
-                if self.view.marked.is_some() && mouse.row <= area.y {
-                    self.scroll_by(1);
-                } else if self.view.marked.is_some() && mouse.row + 1 >= area.bottom() {
-                    self.scroll_by(-1);
+                if let Some(((anchor, _), _)) = self.view.marked {
+                    let first = self.view.shown.borrow().first().copied();
+                    if mouse.row <= area.y && first != Some(anchor) {
+                        self.scroll_by(1);
+                    } else if mouse.row >= area.bottom() {
+                        self.scroll_by(-1);
+                    }
                 }
                 if let (Some((_, head)), Some(spot)) = (&mut self.view.marked, spot) {
                     *head = spot;
@@ -346,10 +345,12 @@ impl State {
         match kind {
             Kind::User(words) => with(words, theme.user, "▌ ", theme.user),
             // The first column is the program's: whatever a model says, it stands behind a space.
-            Kind::Answer(words) => markdown::render(words, width.saturating_sub(2).max(1), theme)
-                .into_iter()
-                .map(|row| row.behind(Span::raw("  ")))
-                .collect(),
+            Kind::Answer(words) | Kind::Aside(words) => {
+                markdown::render(words, width.saturating_sub(2).max(1), theme)
+                    .into_iter()
+                    .map(|row| row.behind(Span::raw("  ")))
+                    .collect()
+            }
             Kind::Reasoning(words) => with(words, theme.dim, "┆ ", theme.dim),
             Kind::Notice(words) => with(words, theme.warn, "! ", theme.warn),
             Kind::Page(words) => with(words, theme.text, "│ ", theme.accent),
@@ -386,7 +387,7 @@ impl State {
         let mut rows = wrap(&head, width, &Span::styled(sign, style), &Span::raw("  "));
         let bar = Span::styled("  │ ", theme.dim);
         let failed = matches!(tool.status, Some(ToolStatus::Error | ToolStatus::Denied));
-        if tool.open {
+        if tool.open && !tool.id.is_empty() {
             for fact in tool.facts(&self.facts.rung) {
                 rows.extend(plain(&fact, theme.accent, width, &bar));
             }
@@ -518,14 +519,15 @@ fn hits(rows: &[Row], wanted: &str) -> Vec<usize> {
 /// Draws the part of the conversation that is to be seen.
 pub(super) fn draw(frame: &mut Frame, state: &State, area: Rect) {
     let view = &state.view;
-    view.area.set(area);
-    let top = match view.top.get() {
-        Some(top) => {
-            state.go_to(top);
-            view.top.get()
-        }
-        None => None,
-    };
+    let before = view.area.replace(area);
+    let top = view.top.get().and_then(|top| {
+        // At another width the same text is on another row.
+        let old = state.entries.get(top.entry)?.drawn.borrow().as_ref().map(|it| it.height);
+        let (old, new) = (old.unwrap_or(1).max(1), state.height(top.entry));
+        let row = if before.width == area.width { top.row } else { top.row * new / old };
+        state.go_to(Place { row: row.min(new.saturating_sub(1)), ..top });
+        view.top.get()
+    });
     let mut place = top.unwrap_or_else(|| state.last_top());
     let first = place.entry;
     let (mut lines, mut shown) = (Vec::new(), Vec::new());
@@ -548,8 +550,7 @@ pub(super) fn draw(frame: &mut Frame, state: &State, area: Rect) {
     *view.shown.borrow_mut() = shown;
     // Only what is near is kept ready.
     let near = first.saturating_sub(KEPT)..place.entry + KEPT;
-    for (at, entry) in state.entries.iter().enumerate().filter(|(at, _)| !near.contains(at)) {
-        debug_assert!(at < state.entries.len());
+    for (_, entry) in state.entries.iter().enumerate().filter(|(at, _)| !near.contains(at)) {
         if let Some(drawn) = entry.drawn.borrow_mut().as_mut() {
             drawn.rows = None;
         }
@@ -657,7 +658,7 @@ mod tests {
         assert!(shown.contains("● bash make  2.3 s") && !shown.contains("line 1"), "{shown}");
         let row = row_of(&shown, "bash make");
         marked(&mut state, (3, row), (3, row));
-        state.view.to_start();
+        state.show_from(0);
         let shown = screen(&state, 80, 20);
         for words in ["exit 0 · 2.3 s · native sandbox", "let through: for a test", "line 1"] {
             assert!(shown.contains(words), "{words} in\n{shown}");
@@ -690,6 +691,9 @@ mod tests {
         assert!(screen(&state, 40, 12).contains("! entry 397"));
         state.find_next(false);
         assert!(screen(&state, 40, 12).contains("! entry 398"));
+        state.on(AgentEvent::Text { text: "The **last byte**, so\nto say.".into() });
+        state.find("byte, so to");
+        assert!(screen(&state, 40, 12).contains("The last byte, so to say."));
         state.find("nowhere");
         assert!(screen(&state, 40, 12).contains("no more"));
     }
@@ -732,6 +736,41 @@ mod tests {
         state.on(AgentEvent::Text { text: "世".repeat(1_000_000) });
         assert!(state.entries.len() > 20);
         assert!(screen(&state, 60, 20).contains("世 世 世"));
+    }
+
+    #[test]
+    fn what_is_shown_meanwhile_does_not_break_an_answer() {
+        let mut state = State::default();
+        state.on(AgentEvent::Text { text: "```\nfn ma".into() });
+        state.page("what is enforced");
+        state.aside("It is blue.");
+        state.on(AgentEvent::Text { text: "in() {}\n```\n".into() });
+        assert_eq!(state.last_answer().as_deref(), Some("```\nfn main() {}\n```\n"));
+        assert!(screen(&state, 40, 30).contains("    fn main() {}"));
+        // After a call it is another one.
+        called(&mut state, "read", json!({"path": "x"}));
+        state.on(AgentEvent::Text { text: "Next.".into() });
+        assert_eq!(state.last_answer().as_deref(), Some("Next."));
+    }
+
+    #[test]
+    fn a_place_inside_of_a_long_answer_stays_at_other_widths() {
+        let mut state = State::default();
+        let text: String =
+            (0..80).map(|it| format!("Paragraph {it} {}\n\n", "word ".repeat(30))).collect();
+        state.on(AgentEvent::Text { text });
+        screen(&state, 60, 20);
+        state.show_from(0);
+        state.scroll_by(-120);
+        let number = |shown: &str| -> usize {
+            let (_, rest) = shown.split_once("Paragraph ").unwrap();
+            rest.split(' ').next().unwrap().parse().unwrap()
+        };
+        let before = number(&screen(&state, 60, 20));
+        for width in [150, 40, 60] {
+            let now = number(&screen(&state, width, 20));
+            assert!(now.abs_diff(before) <= 2, "{before} became {now} at {width}");
+        }
     }
 
     #[test]

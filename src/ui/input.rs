@@ -22,6 +22,8 @@ pub struct Input {
     deleted: String,
     /// What is looked for in the history, and which hit is shown.
     search: Option<(String, usize)>,
+    /// What was being written before that.
+    draft: String,
 }
 
 impl Input {
@@ -35,7 +37,7 @@ impl Input {
 
     /// Whether something was pasted into it.
     pub fn has_pastes(&self) -> bool {
-        !self.pastes.is_empty()
+        self.pastes.iter().any(|(label, _)| self.text.contains(label.as_str()))
     }
 
     /// Earlier prompts, the newest last.
@@ -52,7 +54,10 @@ impl Input {
     pub fn search(&mut self) {
         match &mut self.search {
             Some((_, hit)) => *hit += 1,
-            None => self.search = Some((String::new(), 0)),
+            None => {
+                self.search = Some((String::new(), 0));
+                self.draft.clone_from(&self.text);
+            }
         }
         self.show_hit();
     }
@@ -67,6 +72,14 @@ impl Input {
             *hit = 0;
         }
         self.show_hit();
+    }
+
+    /// Ends the search with what was being written before.
+    pub fn leave_search(&mut self) {
+        if self.search.take().is_some() {
+            let draft = std::mem::take(&mut self.draft);
+            self.set(draft);
+        }
     }
 
     /// Ends the search with what it shows.

@@ -59,7 +59,7 @@ impl State {
                     }
                 };
             }
-            Some(Layer::Completion(list)) if !list.is_empty() => {
+            Some(Layer::Completion(list)) => {
                 let chosen = list.chosen().map(|item| item.value.clone()).unwrap_or_default();
                 match action {
                     Some(Action::Up) => return self.step(-1),
@@ -70,7 +70,7 @@ impl State {
                     }
                     Some(Action::Complete) => return self.complete(&chosen, false),
                     // What was typed whole is meant as it is.
-                    Some(Action::Send) if !self.is_whole(&chosen) => {
+                    Some(Action::Send) if self.input.word().trim_start_matches('@') != chosen => {
                         return self.complete(&chosen, true);
                     }
                     _ => {}
@@ -112,7 +112,7 @@ impl State {
             Some(Action::Reasoning) => self.toggle_reasoning(),
             Some(Action::PageUp) => self.scroll_page(true),
             Some(Action::PageDown) => self.scroll_page(false),
-            Some(Action::Top) => self.view.to_start(),
+            Some(Action::Top) => self.show_from(0),
             Some(Action::Bottom) => self.view.to_end(),
             Some(Action::NewLine) => input.insert("\n"),
             Some(Action::LineStart) => input.home(),
@@ -126,7 +126,7 @@ impl State {
             Some(Action::WordRight) => input.word_right(),
             Some(Action::Left) => input.left(),
             Some(Action::Right) => input.right(),
-            Some(Action::Up) if input.is_empty() && !self.queue.is_empty() => {
+            Some(Action::Up) if input.is_empty() && !self.queue.is_empty() && !self.denying => {
                 let last = self.queue.pop_back().unwrap_or_default();
                 input.set(last);
             }
@@ -156,7 +156,7 @@ impl State {
                 _ => commands::list(),
             };
             list.look_for(&text);
-            self.layer = Some(Layer::Completion(list));
+            self.layer = (!list.is_empty()).then_some(Layer::Completion(list));
             return None;
         }
         match self.input.word().strip_prefix('@') {
@@ -166,13 +166,6 @@ impl State {
                 None
             }
         }
-    }
-
-    /// Whether what is typed is a command, or the chosen file, as it stands.
-    fn is_whole(&self, chosen: &str) -> bool {
-        let text = self.input.text();
-        let command = text.strip_prefix('/').is_some_and(commands::is_name);
-        command || self.input.word().strip_prefix('@') == Some(chosen)
     }
 
     fn step(&mut self, steps: isize) -> Option<Intent> {
@@ -188,7 +181,7 @@ impl State {
         self.layer = None;
         let command = commands::COMMANDS.iter().find(|row| chosen == format!("/{}", row.name));
         match command.filter(|_| self.input.text().starts_with('/')) {
-            Some(row) if send && (row.arguments.is_empty() || row.arguments.starts_with('[')) => {
+            Some(row) if send && (row.arguments.is_empty() || row.arguments.ends_with(']')) => {
                 self.input.set(chosen);
                 self.submit()
             }
@@ -207,6 +200,7 @@ impl State {
         match (action, typed(key)) {
             (Some(Action::EarlierPrompt), _) => self.input.search(),
             (Some(Action::Backspace), _) => self.input.search_for(""),
+            (Some(Action::Interrupt), _) => self.input.leave_search(),
             (None, Some(letter)) => self.input.search_for(letter.encode_utf8(&mut [0; 4])),
             // Whatever else: what was found can be edited, or sent.
             _ => self.input.end_search(),
@@ -215,6 +209,7 @@ impl State {
 
     /// Begins to look for words in the conversation.
     pub(super) fn find(&mut self, words: &str) {
+        self.layer = None;
         self.view.find = Some(Find::new(words));
         self.find_next(true);
     }
@@ -241,7 +236,8 @@ impl State {
     }
 
     fn cancel(&mut self, armed: bool) -> Option<Intent> {
-        let finding = self.view.find.take().is_some();
+        let finding = self.view.find.take().is_some() || self.input.searching().is_some();
+        self.input.leave_search();
         if self.running.is_some() {
             if !self.queue.is_empty() {
                 self.notice(&format!("queue of {} cleared", self.queue.len()));
@@ -281,6 +277,10 @@ impl State {
             KeyCode::Char('a') if may_allow => self.chosen = rule(0).map(Verdict::Always),
             KeyCode::Char('n') => return Some(self.answered(Verdict::No(None))),
             KeyCode::Char('t') => self.begin_denying(),
+            // Whoever begins a line goes on with it: its other letters are no answers.
+            KeyCode::Char(letter) if !"yswa".contains(letter) => {
+                self.input.insert(letter.encode_utf8(&mut [0; 4]));
+            }
             _ => {}
         }
         None
@@ -375,8 +375,8 @@ mod tests {
         let mut state = State { running: Some(Default::default()), ..State::default() };
         assert!(press(&mut state, "next<enter>/new<enter>").is_empty());
         assert_eq!(state.queue, ["next"]);
-        state.input.set("");
-        state.layer = None;
+        press(&mut state, "<c-c>");
+        state.running = Some(Default::default());
         press(&mut state, "<up>");
         assert_eq!((state.input.text(), state.queue.len()), ("next", 0));
         press(&mut state, " one<enter>");
@@ -406,6 +406,10 @@ mod tests {
             press(&mut state, "s<enter>"),
             [Intent::Answer(Verdict::Session("bash(make)".into()))]
         );
+        // A line that is begun has its other letters too: none of them answers.
+        let mut state = asking();
+        assert!(press(&mut state, "queued yes<enter>").is_empty());
+        assert_eq!((state.queue.len(), state.questions.len()), (1, 1));
         let mut state = asking();
         state.key(KeyEvent::new(KeyCode::Char('a'), KeyModifiers::CONTROL));
         state.key(KeyEvent::new(KeyCode::Char('y'), KeyModifiers::ALT));

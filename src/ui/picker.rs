@@ -1,11 +1,16 @@
 //! A list to choose from by typing a part of what is wanted.
 
+use std::cell::Cell;
+
 use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 use nucleo_matcher::pattern::{CaseMatching, Normalization, Pattern};
 use nucleo_matcher::{Config, Matcher, Utf32Str};
 
 use super::bindings::Action;
 use super::text;
+
+/// Rows that PageUp and PageDown go.
+const PAGE: isize = 10;
 
 /// One thing to choose.
 #[derive(Debug, Clone, Default)]
@@ -49,6 +54,8 @@ pub struct Picker {
     /// Those that fit, the best first.
     shown: Vec<usize>,
     chosen: usize,
+    /// The first row of the preview that is shown; drawing keeps it within what there is.
+    pub(super) preview_from: Cell<usize>,
 }
 
 /// What a key has made of a list.
@@ -108,7 +115,7 @@ impl Picker {
     pub fn look_for(&mut self, query: &str) {
         if query != self.query {
             query.clone_into(&mut self.query);
-            self.chosen = 0;
+            self.choose(0);
             self.filter();
         }
     }
@@ -135,15 +142,35 @@ impl Picker {
             .enumerate()
             .filter_map(|(at, item)| score(item).map(|score| (score, at)))
             .collect();
-        // Stable: what fits as well stays in its order.
-        scored.sort_by_key(|(score, _)| std::cmp::Reverse(*score));
+        // Stable: what fits as well stays in its order. What is called just that is meant.
+        scored.sort_by_key(|(score, at)| {
+            (self.items[*at].label != self.query, std::cmp::Reverse(*score))
+        });
         self.shown = scored.into_iter().map(|(_, at)| at).collect();
     }
 
     /// Goes through the list.
     pub fn step(&mut self, steps: isize) {
         let last = self.shown.len().saturating_sub(1);
-        self.chosen = self.chosen.saturating_add_signed(steps).min(last);
+        self.choose(self.chosen.saturating_add_signed(steps).min(last));
+    }
+
+    fn choose(&mut self, at: usize) {
+        if self.chosen != at {
+            self.preview_from.set(0);
+        }
+        self.chosen = at;
+    }
+
+    /// A page through the preview, or through the list if there is none.
+    fn page(&mut self, down: bool) {
+        let steps = if down { PAGE } else { -PAGE };
+        match self.chosen().is_some_and(|item| !item.preview.is_empty()) {
+            true => {
+                self.preview_from.set(self.preview_from.get().saturating_add_signed(steps));
+            }
+            false => self.step(steps),
+        }
     }
 
     /// Takes a key while the list has them.
@@ -157,8 +184,8 @@ impl Picker {
             }
             (Some(Action::Up), _) => self.step(-1),
             (Some(Action::Down), _) => self.step(1),
-            (Some(Action::PageUp), _) => self.step(-10),
-            (Some(Action::PageDown), _) => self.step(10),
+            (Some(Action::PageUp), _) => self.page(false),
+            (Some(Action::PageDown), _) => self.page(true),
             (Some(Action::DeleteToStart), _) => query.clear(),
             (Some(Action::Backspace), _) => drop(query.pop()),
             (None, KeyCode::Char(letter))

@@ -112,7 +112,8 @@ pub(super) fn answer_lines(
         (true, false) => format!("Read it; the keys count in a moment.{more}"),
         (true, true) => format!("Answer with a key.{more}"),
     };
-    let mut lines = vec![Line::styled(hint, theme.dim)];
+    let hint = wrap::plain(&hint, theme.dim, width.saturating_sub(2), &Span::raw(""));
+    let mut lines = wrap::lines(hint);
     for (key, meaning) in keys {
         let spans =
             [Span::styled(format!(" {key} "), theme.accent), Span::styled(meaning, theme.text)];

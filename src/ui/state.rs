@@ -32,7 +32,7 @@ pub enum Intent {
     Suspend,
     /// Draw everything anew.
     Redraw,
-    /// End the run and everything it has started.
+    /// End the run and every call that it waits for.
     Cancel,
     Answer(Verdict),
     /// Another of the waiting questions is to be answered first.
@@ -90,6 +90,8 @@ pub enum Kind {
     User(String),
     Answer(String),
     Reasoning(String),
+    /// An answer that is no part of the conversation.
+    Aside(String),
     Tool(Tool),
     Notice(String),
     /// Text that the program has to show: help, lists.
@@ -117,16 +119,18 @@ pub struct Tool {
 impl Kind {
     /// Whether words, in small letters, may be somewhere in it.
     pub(super) fn mentions(&self, wanted: &str) -> bool {
-        // Where a line was broken there is no space: each word counts by itself.
+        // Between words there may be a line end, or signs that are not shown: each counts by itself.
         let has = |text: &str| {
             let text = text.to_ascii_lowercase();
-            wanted.split_whitespace().all(|word| text.contains(word))
+            let mut words = wanted.split(|sign: char| !sign.is_alphanumeric());
+            words.all(|word| text.contains(word))
         };
         match self {
             Kind::User(text) | Kind::Answer(text) | Kind::Reasoning(text) => has(text),
-            Kind::Notice(text) | Kind::Page(text) => has(text),
+            Kind::Aside(text) | Kind::Notice(text) | Kind::Page(text) => has(text),
+            // What is told of an open one is not only its texts.
             Kind::Tool(tool) => {
-                has(&format!("{} {} {} {}", tool.name, tool.what, tool.because, tool.output))
+                tool.open || has(&format!("{} {} {}", tool.name, tool.what, tool.output))
             }
         }
     }
@@ -178,6 +182,8 @@ pub struct State {
     pub denying: bool,
     /// What was being written before that.
     pub(super) stash: String,
+    /// The entry that is being written.
+    pub(super) growing: Option<usize>,
     /// A few words that the next key takes away.
     pub(super) hint: String,
     /// A key that is meant twice was pressed once.
@@ -195,6 +201,11 @@ impl State {
 
     pub fn notice(&mut self, words: &str) {
         self.push(Kind::Notice(text::clean(words)));
+    }
+
+    /// Nothing was said so far.
+    pub(super) fn is_fresh(&self) -> bool {
+        self.entries.iter().all(|entry| matches!(entry.kind, Kind::Notice(_)))
     }
 
     /// A few words that the next key takes away.
@@ -229,7 +240,7 @@ impl State {
 
     /// An answer that is no part of the conversation.
     pub fn aside(&mut self, words: &str) {
-        self.push(Kind::Answer(text::clean(words)));
+        self.push(Kind::Aside(text::clean(words)));
         self.notice("that was aside: it is no part of the conversation");
     }
 
@@ -268,7 +279,13 @@ impl State {
 
     pub fn clear(&mut self) {
         self.entries.clear();
+        self.growing = None;
         self.view.reset();
+    }
+
+    /// The window has another size: what was marked is elsewhere.
+    pub fn resized(&mut self) {
+        self.view.unmark();
     }
 
     /// Shows everything in other colours.
@@ -291,7 +308,7 @@ impl State {
     }
 
     /// The last thing the user said.
-    pub fn last_prompt(&self) -> Option<&str> {
+    pub(super) fn last_prompt(&self) -> Option<&str> {
         self.entries.iter().rev().find_map(|entry| match &entry.kind {
             Kind::User(words) => Some(words.as_str()),
             _ => None,
@@ -311,7 +328,7 @@ impl State {
     }
 
     /// Opens or closes the last tool call that has an output.
-    pub fn toggle_last_tool(&mut self) {
+    pub(super) fn toggle_last_tool(&mut self) {
         let with_output =
             |entry: &&mut Entry| matches!(&entry.kind, Kind::Tool(tool) if !tool.output.is_empty());
         if let Some(entry) = self.entries.iter_mut().rev().find(with_output)
@@ -330,7 +347,7 @@ impl State {
         }
     }
 
-    pub fn toggle_reasoning(&mut self) {
+    pub(super) fn toggle_reasoning(&mut self) {
         self.hide_reasoning = !self.hide_reasoning;
         self.forget_rows();
     }
@@ -347,6 +364,9 @@ impl State {
             AgentEvent::Text { text: words } => self.grow(&words, false),
             AgentEvent::Reasoning { text: words } => self.grow(&words, true),
             AgentEvent::ToolCall { id, name, arguments } => {
+                if task.is_none() {
+                    self.growing = None;
+                }
                 self.push(Kind::Tool(Tool {
                     id,
                     task: task.map(str::to_owned),
@@ -383,23 +403,34 @@ impl State {
         }
     }
 
-    /// Adds to the answer, or to the thinking, that is being written.
+    /// Adds to the answer, or to the thinking, that is being written; what was shown meanwhile stays
+    /// below it.
     fn grow(&mut self, words: &str, reasoning: bool) {
         let words = text::clean(words);
-        let added = words.len();
-        match self.entries.last_mut().map(|entry| (&entry.kind, reasoning)) {
-            Some((Kind::Answer(_), false) | (Kind::Reasoning(_), true)) => {
-                if let Some(Kind::Answer(text) | Kind::Reasoning(text)) =
-                    self.entries.last_mut().map(Entry::changed)
-                {
+        let growing = self.growing.filter(|at| match self.entries[*at].kind {
+            Kind::Answer(_) => !reasoning,
+            Kind::Reasoning(_) => reasoning,
+            _ => false,
+        });
+        match growing {
+            Some(at) => {
+                if let Kind::Answer(text) | Kind::Reasoning(text) = self.entries[at].changed() {
                     text.push_str(&words);
                 }
             }
-            _ if reasoning => self.push(Kind::Reasoning(words)),
-            _ => self.push(Kind::Answer(words)),
+            None => {
+                let words = words.clone();
+                self.push(if reasoning { Kind::Reasoning(words) } else { Kind::Answer(words) });
+                self.growing = Some(self.entries.len() - 1);
+            }
         }
-        // What is written is laid out anew each time: a long one goes on in another entry.
-        while let Some(Kind::Answer(text)) = self.entries.last_mut().map(|entry| &mut entry.kind)
+        self.part(words.len());
+    }
+
+    /// What is written is laid out anew each time: a long answer goes on in another entry.
+    fn part(&mut self, added: usize) {
+        while self.growing == Some(self.entries.len() - 1)
+            && let Some(Kind::Answer(text)) = self.entries.last_mut().map(|entry| &mut entry.kind)
             // Not looked at for every word.
             && text.len() / 4096 != text.len().saturating_sub(added) / 4096
             && let Some(at) = parting(text)
@@ -407,6 +438,7 @@ impl State {
             let rest = text.split_off(at);
             self.entries.last_mut().map(Entry::changed);
             self.push(Kind::Answer(rest));
+            self.growing = Some(self.entries.len() - 1);
         }
     }
 
@@ -414,8 +446,10 @@ impl State {
     pub fn ask(&mut self, question: Approval) {
         if self.questions.is_empty() {
             self.unsettle();
-            // What was being chosen can be chosen again.
+            // What was being chosen or looked for can be again.
             self.layer = None;
+            self.view.find = None;
+            self.input.leave_search();
         }
         self.questions.push_back(question);
     }
@@ -445,6 +479,7 @@ impl State {
     /// A run has ended: what still runs on the screen has ended too.
     pub fn run_ended(&mut self) {
         self.running = None;
+        self.growing = None;
         self.facts.round.clear();
         self.questions.clear();
         if self.denying {
@@ -471,7 +506,7 @@ impl State {
         };
         list.look_for(&part);
         list.replace(items);
-        self.layer = Some(Layer::Completion(list));
+        self.layer = (!list.is_empty()).then_some(Layer::Completion(list));
     }
 
     /// What a finished line means; commands with an error are answered here.

@@ -59,11 +59,18 @@ pub fn draw(frame: &mut Frame, state: &State) {
         Constraint::Length(1),
     ])
     .areas(area);
-    if state.entries.is_empty() {
-        frame.render_widget(Paragraph::new(welcome(state)), top);
-    } else {
-        conversation::draw(frame, state, top);
+    let mut welcome = if state.is_fresh() { welcome(state, area.width) } else { Vec::new() };
+    // Notices need room too: mostly a row each and one below it.
+    if welcome.len() + 2 * state.entries.len() > usize::from(top.height) {
+        welcome.clear();
     }
+    let [greeting, top] = Layout::vertical([
+        Constraint::Length(u16::try_from(welcome.len()).unwrap_or(0)),
+        Constraint::Min(1),
+    ])
+    .areas(top);
+    frame.render_widget(Paragraph::new(welcome), greeting);
+    conversation::draw(frame, state, top);
     match (question, &state.layer) {
         (Some((body, answers)), _) => draw_question(frame, state, &body, answers, asked, theme),
         (None, Some(Layer::Completion(list))) => draw_picker(frame, asked, list, None, theme),
@@ -74,7 +81,7 @@ pub fn draw(frame: &mut Frame, state: &State) {
     }
     let line = |prompt: &String| {
         let first = text::line(prompt, usize::from(area.width.saturating_sub(4)));
-        Line::styled(format!("▌ {first} …").replace("… …", "…"), theme.dim)
+        Line::styled(format!("▌ {first}"), theme.dim)
     };
     let lines_of_queue: Vec<Line> =
         state.queue.iter().take(usize::from(queued)).map(line).collect();
@@ -143,47 +150,79 @@ pub fn draw_picker(
         if shown.is_empty() { vec![Line::styled("  nothing fits", theme.dim)] } else { shown };
     frame.render_widget(Paragraph::new(shown), rows);
     if !preview.is_empty() {
-        let bar = Span::styled("┆ ", theme.dim);
-        let most = usize::from(beside.height);
-        // The end of what does not fit cannot be seen anyway.
-        let lines = preview.lines().take(most).collect::<Vec<_>>().join("\n");
-        let mut lines = wrap::lines(wrap::plain(&lines, theme.text, beside.width, &bar));
-        lines.truncate(most);
-        lines.resize(most, Line::from(bar));
-        frame.render_widget(Paragraph::new(lines), beside);
+        draw_preview(frame, beside, list, preview, theme);
     }
 }
 
-fn welcome(state: &State) -> Vec<Line<'static>> {
+/// The part of a preview that is looked at, and how much more there is.
+fn draw_preview(frame: &mut Frame, area: Rect, list: &Picker, preview: &str, theme: &Theme) {
+    let bar = Span::styled("┆ ", theme.dim);
+    let room = usize::from(area.height);
+    let mut rows = wrap::lines(wrap::plain(preview, theme.text, area.width, &bar));
+    if rows.len() > room {
+        let page = room.saturating_sub(1);
+        let from = list.preview_from.get().min(rows.len() - page);
+        list.preview_from.set(from);
+        let left = rows.len() - page - from;
+        rows = rows.split_off(from);
+        rows.truncate(page);
+        rows.push(Line::styled(format!("┆ … {left} more rows (PageDown, PageUp)"), theme.warn));
+    }
+    rows.resize(room, Line::from(bar));
+    frame.render_widget(Paragraph::new(rows), area);
+}
+
+/// What is there before anything was said.
+fn welcome(state: &State, width: u16) -> Vec<Line<'static>> {
     let (facts, theme) = (&state.facts, &state.theme);
-    let row = |name: &'static str, value: String| {
-        Line::from(vec![
-            Span::styled(format!("  {name:<11}"), theme.dim),
-            Span::styled(value, theme.text),
-        ])
+    let row = |name: &str, value: String| {
+        let name = Span::styled(format!("  {name:<11}"), theme.dim);
+        let rest = Span::raw(" ".repeat(13));
+        wrap::lines(wrap::wrap(&[Span::styled(value, theme.text)], width, &name, &rest))
     };
-    vec![
-        Line::default(),
-        Line::styled("  zerostack", theme.accent),
-        Line::default(),
-        row("directory", text::line(&facts.directory, 200)),
-        row("model", format!("{} {}", facts.provider, facts.model)),
-        row(
-            "mode",
-            format!(
-                "{}, held by the kernel ({} sandbox, no network in a cell)",
-                facts.mode, facts.rung
-            ),
-        ),
-        Line::default(),
-        Line::styled("  Say what you want. / lists commands, @ files, /help keys.", theme.dim),
-    ]
+    let mode = format!(
+        "{}, held by the kernel ({} sandbox, no network in a cell)",
+        facts.mode, facts.rung
+    );
+    let hint = "  Say what you want. / lists commands, @ files, /help keys.";
+    let mut lines =
+        vec![Line::default(), Line::styled("  zerostack", theme.accent), Line::default()];
+    lines.extend(row("directory", text::line(&facts.directory, 200)));
+    lines.extend(row("model", format!("{} {}", facts.provider, facts.model)));
+    lines.extend(row("mode", mode));
+    lines.extend([Line::default(), Line::styled(hint, theme.dim), Line::default()]);
+    lines
 }
 
 /// What stands over the input: what is going on, and what the next keys do.
 fn title(state: &State) -> Line<'static> {
-    let theme = &state.theme;
+    let (theme, key) = (&state.theme, |action| state.bindings.key(action));
     let mut title = Vec::new();
+    // What one types or must not miss comes first; it is the end that a narrow screen cuts.
+    if state.armed_quit {
+        let words = format!(" {} again to leave ", key(Action::Cancel));
+        title.push(Span::styled(words, theme.warn));
+    }
+    if let Some(wanted) = state.input.searching() {
+        title.push(Span::styled(format!(" looking for: {} ", text::clean(wanted)), theme.accent));
+    }
+    if let Some(find) = &state.view.find {
+        let words = format!(" find: {} ", text::clean(&find.wanted));
+        title.push(Span::styled(words, theme.accent));
+        let (older, newer) = (key(Action::Up), key(Action::Down));
+        let hint = if find.missed { "no more " } else { "" };
+        let end = key(Action::Interrupt);
+        let words = format!("{hint}({older} older, {newer} newer, {end} ends) ");
+        title.push(Span::styled(words, theme.dim));
+    } else if state.view.is_scrolled() {
+        // While a run goes on the other key would end it.
+        let end = if state.running.is_some() { Action::Bottom } else { Action::Interrupt };
+        let words = format!(" scrolled up ({}: to the end) ", key(end));
+        title.push(Span::styled(words, theme.dim));
+    }
+    if !state.hint.is_empty() {
+        title.push(Span::styled(format!(" {} ", state.hint), theme.good));
+    }
     if let Some(running) = &state.running {
         let seconds = running.elapsed.as_secs();
         let time = match seconds {
@@ -198,34 +237,22 @@ fn title(state: &State) -> Line<'static> {
         // It turns with the clock, so that it costs no drawing of its own.
         let sign = ["◐", "◓", "◑", "◒"][(seconds % 4) as usize];
         title.push(Span::styled(format!(" {sign} working {time}{spent} "), theme.warn));
-        let key = state.bindings.key(Action::Interrupt);
-        title.push(Span::styled(format!("({key} interrupts) "), theme.dim));
+        let words = format!("({} interrupts) ", key(Action::Interrupt));
+        title.push(Span::styled(words, theme.dim));
     }
     if !state.queue.is_empty() {
-        let hint = if state.running.is_some() { " (Up edits)" } else { " (Enter sends)" };
-        title.push(Span::styled(format!(" {} queued{hint} ", state.queue.len()), theme.user));
+        let (action, does) = match state.running.is_some() {
+            true => (Action::Up, "edits"),
+            false => (Action::Send, "sends"),
+        };
+        let words = format!(" {} queued ({} {does}) ", state.queue.len(), key(action));
+        title.push(Span::styled(words, theme.user));
     }
     if !state.added.is_empty() {
-        let names = text::line(&state.added.join(" "), 60);
+        let names: Vec<&str> =
+            state.added.iter().map(|path| path.rsplit('/').next().unwrap_or(path)).collect();
+        let names = text::line(&names.join(" "), 60);
         title.push(Span::styled(format!(" + {names} "), theme.accent));
-    }
-    if !state.hint.is_empty() {
-        title.push(Span::styled(format!(" {} ", state.hint), theme.good));
-    }
-    if state.armed_quit {
-        let key = state.bindings.key(Action::Cancel);
-        title.push(Span::styled(format!(" {key} again to leave "), theme.warn));
-    }
-    if let Some(wanted) = state.input.searching() {
-        title.push(Span::styled(format!(" looking for: {} ", text::clean(wanted)), theme.accent));
-    }
-    if let Some(find) = &state.view.find {
-        let words = format!(" find: {} ", text::clean(&find.wanted));
-        title.push(Span::styled(words, theme.accent));
-        let hint = if find.missed { "no more " } else { "" };
-        title.push(Span::styled(format!("{hint}(Up older, Down newer, Esc ends) "), theme.dim));
-    } else if state.view.is_scrolled() {
-        title.push(Span::styled(" scrolled up (Esc: to the end) ", theme.dim));
     }
     Line::from(title)
 }
@@ -258,7 +285,7 @@ fn draw_input(
         })
         .collect();
     frame.render_widget(Paragraph::new(shown).block(block), area);
-    let typed = !matches!(state.layer, Some(Layer::Picker(..)));
+    let typed = !matches!(state.layer, Some(Layer::Picker(..))) && state.view.find.is_none();
     if (state.questions.is_empty() && typed) || state.denying {
         frame.set_cursor_position(Position::new(area.x + 2 + column, area.y + 1 + row - first));
     }

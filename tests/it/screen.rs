@@ -152,7 +152,7 @@ fn files_and_images_go_with_a_prompt() {
     let mut terminal = Terminal::start(&world, Some(&server), &["--deny", "read(secret/**)"]);
     terminal.wait_for("Say what you want");
     terminal.send("/add secret/key\r/add notes.txt\r");
-    terminal.wait_for("+ secret/key notes.txt");
+    terminal.wait_for("+ key notes.txt");
     terminal.send("look\r");
     // Nothing is lost and nothing is sent.
     terminal.wait_for("nothing was sent");
@@ -211,6 +211,7 @@ fn a_loop_goes_on_until_its_check_passes_and_can_be_stopped() {
         Reply::text("Not yet."),
         Reply::call("w", "write", write),
         Reply::text("Now."),
+        Reply::call("t", "bash", json!({"command": "touch x"})),
         Reply::text("One more round."),
     ])
     .allowing_summaries();
@@ -225,8 +226,18 @@ fn a_loop_goes_on_until_its_check_passes_and_can_be_stopped() {
     terminal.wait_for("the check passed after 2 rounds");
     terminal.send("/loop status\r");
     terminal.wait_for("no loop is going");
+    terminal.send("/loop --max 5 again\r");
+    terminal.wait_for("Answer with a key.");
+    terminal.send("/loop stop");
+    terminal.wait_for("> /loop stop");
+    terminal.send("\r");
+    terminal.wait_for("the loop ends after this round");
+    terminal.wait_for("Answer with a key.");
+    terminal.send("n");
+    terminal.wait_for("One more round.");
+    terminal.wait_for("the loop has ended after 1 round");
     ended(terminal);
-    let requests = server.finish_loosely();
+    let requests = server.finish();
     assert!(requests[1].said_by("user")[0].contains("`cat done.txt` failed"));
 }
 
@@ -259,6 +270,10 @@ fn a_prompt_is_asked_once_under_another_one_and_rules_outlive_it() {
     terminal.wait_for("A plan.");
     terminal.wait("the usual prompt", |text| !text.contains("prompt plan"));
     assert_eq!(world.read("a.txt"), "one\n");
+    // A rule was of no use to that prompt, and is there again.
+    assert!(!terminal.text().contains("given in this session ended"));
+    terminal.send("/permissions\r");
+    terminal.wait("the rule", |text| text.matches("• bash(touch made.txt)").count() == 2);
     terminal.send("do it\r");
     terminal.wait_for("Changed.");
     assert_eq!(world.read("a.txt"), "two\n");
@@ -381,7 +396,7 @@ fn keys_colours_and_calls_are_settings_and_mistakes_in_them_are_told() {
     terminal.send("\x1b");
     terminal.wait("the end of looking", |text| !text.contains("find: done"));
     terminal.send("/help\r");
-    terminal.wait_for("commands and keys");
+    terminal.wait_for("│ Commands");
     terminal.send("\x1b[6~");
     terminal.wait_for("[name in the settings]");
     terminal.send("/theme\r");
@@ -434,7 +449,9 @@ fn sessions_are_changed_written_and_taken_in() {
     let file = world.root().join("out.jsonl");
     terminal.send(&format!("/export {}\r", file.display()));
     terminal.wait_for("written to");
-    terminal.send(&format!("/new\r/import {}\r", file.display()));
+    terminal.send("/new\r");
+    terminal.wait_for("Say what you want");
+    terminal.send(&format!("/import {}\r", file.display()));
     terminal.wait_for("Apples again.");
     terminal.send("start it\r");
     terminal.wait_for("Answer with a key.");
@@ -525,4 +542,78 @@ fn nothing_hostile_gets_through_names_branches_lists_and_sessions() {
     terminal.send("\x15\x04");
     terminal.ended();
     server.finish_loosely();
+}
+
+#[test]
+fn several_questions_wait_and_each_gets_its_own_answer() {
+    let world = World::new(Account::Current);
+    let touch = |id, name: &str| (id, "bash", json!({"command": format!("touch {name}.txt")}));
+    let calls = [touch("a", "one"), touch("b", "two"), touch("c", "three")];
+    let server = ModelServer::start(vec![Reply::calls(&calls), Reply::text("Done.")]);
+    let mut terminal = Terminal::start(&world, Some(&server), &["go"]);
+    terminal.wait_for("2 more wait");
+    terminal.wait_for("then: bash touch three.txt");
+    terminal.wait_for("Answer with a key.");
+    // The second one is taken first and allowed; then the third is denied, and the first allowed.
+    terminal.send("\t");
+    terminal.wait_for("││ bash touch two.txt");
+    terminal.wait_for("Answer with a key.");
+    terminal.send("y");
+    terminal.wait_for("││ bash touch three.txt");
+    terminal.wait_for("Answer with a key.");
+    terminal.send("n");
+    terminal.wait_for("││ bash touch one.txt");
+    terminal.wait_for("Answer with a key.");
+    terminal.send("y");
+    terminal.wait_for("Done.");
+    ended(terminal);
+    assert_eq!(
+        ["one.txt", "two.txt", "three.txt"].map(|name| world.has(name)),
+        [true, true, false]
+    );
+    let requests = server.finish();
+    assert!(requests[1].result("c").contains("The user says no"));
+}
+
+#[test]
+fn where_no_tool_may_write_nothing_is_taken_back() {
+    let world = World::new(Account::Current);
+    world.write("a.txt", "one\n");
+    let server = ModelServer::start(vec![edit("e", "one", "two"), Reply::text("Two now.")]);
+    let mut terminal = Terminal::start(&world, Some(&server), &["first"]);
+    terminal.wait_for("Two now.");
+    terminal.send("/mode readonly\r");
+    terminal.wait_for("readonly · native sandbox");
+    terminal.send("/undo\r");
+    terminal.wait_for("in mode readonly no file is put back; nothing was taken back");
+    assert_eq!(world.read("a.txt"), "two\n");
+    terminal.send("/mode standard\r");
+    terminal.wait_for("standard · native sandbox");
+    terminal.send("/undo\r");
+    terminal.wait_for("took back the last prompt");
+    assert_eq!(world.read("a.txt"), "one\n");
+    ended(terminal);
+    server.finish();
+}
+
+#[test]
+fn another_session_is_not_sent_to_another_server_and_keeps_its_name() {
+    let world = World::new(Account::Current);
+    let first = ModelServer::start(vec![Reply::text("Held here.")]);
+    let terminal = Terminal::start(&world, Some(&first), &["--name", "mine", "secret words"]);
+    terminal.wait_for("Held here.");
+    ended(terminal);
+    first.finish();
+    let second = ModelServer::start(vec![Reply::text("Elsewhere.")]);
+    let mut terminal = Terminal::start(&world, Some(&second), &["--name", "other", "hello"]);
+    terminal.wait_for("Elsewhere.");
+    terminal.send("/sessions mine\r");
+    terminal.wait_for("this session was held with");
+    terminal.send("/rename third\r/thinking low\r");
+    terminal.wait_for("thinking low");
+    ended(terminal);
+    assert_eq!(second.finish().len(), 1);
+    let out = world.zerostack(&["sessions"]).run().exits(0);
+    assert!(out.stdout.contains("mine") && out.stdout.contains("third"), "{}", out.stdout);
+    assert!(!out.stdout.contains("other"), "{}", out.stdout);
 }

@@ -15,7 +15,7 @@ use crate::model::Thinking;
 use crate::policy::{Mode, analyse};
 use crate::report::Report;
 use crate::session;
-use crate::supervisor::{Broker, Session};
+use crate::supervisor::{Given, Session};
 use crate::tools;
 use crate::ui::{Command, term};
 
@@ -26,7 +26,6 @@ const REVIEW: &str = "Review the changes in the working tree, staged or not. If 
 /// What a command leaves to be done.
 pub(super) enum After {
     Nothing,
-    /// A prompt is to be answered; with `back`, the settings are then as they were.
     Work(Work),
 }
 
@@ -35,7 +34,24 @@ enum Begin {
     /// It is the same one.
     Same,
     New,
-    Other(Box<Resumed>),
+    /// Another one, and what is to be said of it.
+    Other(Box<Resumed>, Option<String>),
+}
+
+/// What comes back after a prompt that is asked once under another one.
+pub(super) struct Back {
+    flags: RunFlags,
+    pub prompt: String,
+    /// What was given under the mode of before, if the other prompt has a stricter one.
+    given: Option<Given>,
+}
+
+/// A session under other settings.
+struct Remade {
+    session: Prepared,
+    notices: Vec<String>,
+    /// What was given in the session before and is not for this one.
+    given: Option<Given>,
 }
 
 impl Ui {
@@ -56,7 +72,13 @@ impl Ui {
                 match pick::theme(Some(arguments), session.broker.host(), self.flags.no_color) {
                     Ok(theme) => {
                         self.state.set_theme(theme);
-                        let words = format!("to keep it, in config.toml: theme = {arguments:?}");
+                        arguments.clone_into(&mut self.theme);
+                        let words = match self.flags.no_color {
+                            true => {
+                                "no colours are wanted here (NO_COLOR, or --no-color)".to_owned()
+                            }
+                            false => format!("to keep it, in config.toml: theme = {arguments:?}"),
+                        };
                         self.state.notice(&words);
                     }
                     Err(report) => self.refuse(&report),
@@ -82,7 +104,10 @@ impl Ui {
                 "" => self.state.notice("no loop is going"),
                 round => self.state.notice(&format!("the loop is in {round}")),
             },
-            Command::Loop => self.state.notice("no loop is going; /loop TASK begins one"),
+            Command::Loop if arguments == "stop" => self.state.notice("no loop is going"),
+            Command::Loop if arguments.is_empty() => {
+                self.state.notice("/loop [--max N] [--run CMD] TASK");
+            }
             _ => self.state.notice("not while the agent runs"),
         }
     }
@@ -117,16 +142,15 @@ impl Ui {
             return self.state.notice("no tool has changed a file");
         }
         for change in changes {
-            let path = change.path.display().to_string();
-            match session.broker.restore(&change, true).await {
+            let shown = change.path.strip_prefix(&session.broker.host().workspace);
+            let shown = shown.unwrap_or(&change.path).display().to_string();
+            match session.broker.compare(&change).await {
                 Ok(restored) => {
                     let (old, new) = (change.before, restored.back.before);
                     let (old, new) = (old.unwrap_or_default(), new.unwrap_or_default());
-                    let shown = change.path.strip_prefix(&session.broker.host().workspace);
-                    let shown = shown.unwrap_or(&change.path).display().to_string();
                     self.state.changed(&shown, &tools::diff(&shown, &old, &new));
                 }
-                Err(why) => self.state.notice(&format!("{path}: {why}")),
+                Err(why) => self.state.notice(&why),
             }
         }
     }
@@ -186,6 +210,8 @@ impl Ui {
         }
         let mut flags = self.flags.clone();
         flags.message.clear();
+        // A name was for the session that was begun with it.
+        flags.name = None;
         let given = Some(arguments.to_owned()).filter(|given| !given.is_empty());
         let mut begin = Begin::Same;
         match command {
@@ -228,13 +254,20 @@ impl Ui {
                     return stay(session);
                 }
             },
-            Command::New => {
-                flags.name = None;
-                begin = Begin::New;
-            }
+            Command::New => begin = Begin::New,
             Command::Sessions | Command::Import => {
                 match self.other_session(&session, command, arguments) {
-                    Ok(Some(resumed)) => begin = Begin::Other(Box::new(resumed)),
+                    Ok(Some((resumed, notice))) => {
+                        let state = &resumed.loaded.state;
+                        // What was typed was for another conversation: its own model answers, and
+                        // nobody else gets to know it than before.
+                        (flags.model, flags.quick_model, flags.load_prompt) = (None, None, None);
+                        let elsewhere = state.base_url != session.inner.record.state().base_url;
+                        if elsewhere && !state.base_url.is_empty() {
+                            (flags.provider, flags.base_url, flags.api_style) = (None, None, None);
+                        }
+                        begin = Begin::Other(Box::new(resumed), notice);
+                    }
                     Ok(None) => return stay(session),
                     Err(report) => {
                         self.refuse(&report);
@@ -275,21 +308,40 @@ impl Ui {
         begin: Begin,
     ) -> std::io::Result<Prepared> {
         let same = matches!(begin, Begin::Same);
+        let (session, given) = self.try_another(session, flags, begin).await?;
+        if let Some(given) = given {
+            lost(&given).iter().for_each(|lost| self.state.notice(lost));
+        }
+        if !same {
+            self.state.queue.clear();
+            self.state.added.clear();
+        }
+        Ok(session)
+    }
+
+    /// The same; what was given before comes back if it is not for the other one.
+    async fn try_another(
+        &mut self,
+        session: Prepared,
+        flags: RunFlags,
+        begin: Begin,
+    ) -> std::io::Result<(Prepared, Option<Given>)> {
+        let same = matches!(begin, Begin::Same);
         match self.remade(session, &flags, begin).await {
-            Ok((remade, notices)) => {
+            Ok(Remade { session, notices, given }) => {
                 self.flags = flags;
                 if !same {
-                    self.taken = None;
+                    self.taken.clear();
                     self.state.clear();
-                    replay(&mut self.state, &remade.inner.earlier.borrow());
+                    replay(&mut self.state, &session.inner.earlier.borrow());
                 }
                 notices.iter().for_each(|notice| self.state.notice(notice));
-                Ok(remade)
+                Ok((session, given))
             }
             Err((None, report)) => Err(std::io::Error::other(report.to_string())),
             Err((Some(session), report)) => {
                 self.refuse(&report);
-                Ok(*session)
+                Ok((*session, None))
             }
         }
     }
@@ -302,23 +354,32 @@ impl Ui {
         text: &str,
     ) -> std::io::Result<(Prepared, After)> {
         let before = self.flags.clone();
-        let own = self.state.facts.prompt.clone();
+        let own = session.inner.record.state().prompt;
         let flags = RunFlags { load_prompt: Some(prompt.to_owned()), ..before.clone() };
-        let session = self.become_another(session, flags, Begin::Same).await?;
+        let (session, given) = self.try_another(session, flags, Begin::Same).await?;
         if session.inner.record.state().prompt != prompt {
             return Ok((session, After::Nothing));
         }
         // The prompt that is there now comes back afterwards, whatever the files say.
-        self.back = Some(RunFlags { load_prompt: Some(own), ..before });
+        let flags = RunFlags { load_prompt: Some(own.clone()), ..before };
+        self.back = Some(Back { flags, prompt: own, given });
         Ok((session, After::Work(Work::Prompt(text.to_owned()))))
     }
 
     /// Ends what was asked under another prompt.
     pub(super) async fn go_back(&mut self, session: Prepared) -> std::io::Result<Prepared> {
-        match self.back.take() {
-            Some(flags) => self.become_another(session, flags, Begin::Same).await,
-            None => Ok(session),
+        let Some(Back { flags, prompt, given }) = self.back.take() else { return Ok(session) };
+        let (mut session, newer) = self.try_another(session, flags.clone(), Begin::Same).await?;
+        if session.inner.record.state().prompt != prompt {
+            self.state.notice(&format!("the prompt {prompt} does not come back yet"));
+            self.back = Some(Back { flags, prompt, given });
+            return Ok(session);
         }
+        let rest = given.and_then(|given| session.inner.broker.take_over(given));
+        for given in rest.iter().chain(&newer) {
+            lost(given).iter().for_each(|lost| self.state.notice(lost));
+        }
+        Ok(session)
     }
 
     /// The session that is wanted, locked; `None` if it is the present one.
@@ -327,9 +388,10 @@ impl Ui {
         session: &Prepared,
         command: Command,
         arguments: &str,
-    ) -> Result<Option<Resumed>, Report> {
+    ) -> Result<Option<(Resumed, Option<String>)>, Report> {
         let host = session.inner.broker.host();
         let sessions = host.sessions();
+        let mut notice = None;
         let id = match command {
             Command::Import if arguments.is_empty() => {
                 return Err(Report::usage("/import FILE"));
@@ -337,9 +399,7 @@ impl Ui {
             Command::Import => {
                 let imported = session::import(&sessions, Path::new(arguments), &host.workspace);
                 let (id, damaged) = imported.map_err(Report::error)?;
-                if damaged > 0 {
-                    self.state.notice(&format!("{damaged} unreadable lines were left out"));
-                }
+                notice = (damaged > 0).then(|| format!("{damaged} unreadable lines were left out"));
                 id
             }
             _ => session::find(&sessions, arguments).map_err(Report::usage)?.id,
@@ -355,7 +415,7 @@ impl Ui {
             return Err(Report::usage(format!("that session works in {directory}"))
                 .hint(format!("zerostack --session {id}")));
         }
-        Ok(Some(resumed))
+        Ok(Some((resumed, notice)))
     }
 
     /// The session under other flags. An error gives it back as it was.
@@ -364,11 +424,11 @@ impl Ui {
         session: Prepared,
         flags: &RunFlags,
         begin: Begin,
-    ) -> Result<(Prepared, Vec<String>), (Option<Box<Prepared>>, Report)> {
+    ) -> Result<Remade, (Option<Box<Prepared>>, Report)> {
         let broker = &session.inner.broker;
         let mut host = broker.host().clone();
         let state = match &begin {
-            Begin::Other(resumed) => resumed.loaded.state.clone(),
+            Begin::Other(resumed, _) => resumed.loaded.state.clone(),
             Begin::Same | Begin::New => session.inner.record.state(),
         };
         let planned = async {
@@ -384,10 +444,14 @@ impl Ui {
             Ok(planned) => planned,
             Err(report) => return Err((Some(Box::new(session)), report)),
         };
+        let mut said = None;
         let opened = match begin {
             Begin::Same => None,
             Begin::New => Some(Saved::open(flags, &host, &project, None)),
-            Begin::Other(resumed) => Some(Saved::open(flags, &host, &project, Some(*resumed))),
+            Begin::Other(resumed, notice) => {
+                said = notice;
+                Some(Saved::open(flags, &host, &project, Some(*resumed)))
+            }
         };
         let saved = match opened.transpose() {
             Err(report) => return Err((Some(Box::new(session)), report)),
@@ -395,17 +459,14 @@ impl Ui {
         };
         // What was given in one session is not for another one.
         let keeps = saved.is_none();
-        let lost = lost_with(broker);
         let Prepared { inner, provider, context, prompts } = session;
         let Session { broker, record, earlier, backend, settings, recorder, .. } = inner;
-        let mode = broker.policy().name;
         let (cells, seen, given) = broker.dissolve();
         let (journal, earlier) = (record.into_journal(), earlier.into_inner());
         let kept = Saved { journal, state, earlier, seen, warning: None };
         drop((provider, context, settings, prompts));
         let saved = saved.unwrap_or(kept);
-        let mut notices: Vec<String> =
-            plan.warnings.iter().chain(&saved.warning).cloned().collect();
+        let notices = plan.warnings.iter().chain(&saved.warning).cloned().chain(said).collect();
         // Only the kernel can refuse from here on, and it has held a cell of ours before.
         let made = plan.carry_out(cells, host, saved).await;
         let mut made = made.map_err(|report| (None, report))?;
@@ -413,19 +474,15 @@ impl Ui {
         if flags.replay.is_some() {
             made.inner.backend = backend;
         }
-        if keeps && made.inner.broker.policy().name == mode {
-            made.inner.broker.take_over(given);
-        } else {
-            notices.extend(lost);
-        }
-        Ok((made, notices))
+        let given = if keeps { made.inner.broker.take_over(given) } else { Some(given) };
+        Ok(Remade { session: made, notices, given })
     }
 
     /// Takes back prompts: files first, then what was said.
     async fn take_back(&mut self, session: &Session, turns: usize) {
         match sessions::take_back(session, turns).await {
             Ok((words, taken)) => {
-                self.taken = Some(taken);
+                self.taken.push(taken);
                 self.begin_again(session, &words);
             }
             Err(report) => self.refuse(&report),
@@ -433,13 +490,13 @@ impl Ui {
     }
 
     async fn bring_back(&mut self, session: &Session) {
-        let Some(taken) = self.taken.take() else {
+        let Some(taken) = self.taken.pop() else {
             return self.state.notice("nothing was taken back since the last prompt");
         };
         match sessions::bring_back(session, &taken).await {
             Ok(words) => self.begin_again(session, &words),
             Err(report) => {
-                self.taken = Some(taken);
+                self.taken.push(taken);
                 self.refuse(&report);
             }
         }
@@ -484,17 +541,23 @@ fn rounds(line: &str) -> Result<Rounds, Report> {
     Rounds::new(&flags.task.join(" "), &flags.plan, flags.max, flags.run)
 }
 
-/// What ends with a broker: it is never taken over by one with other rights.
-fn lost_with(broker: &Broker) -> Vec<String> {
+/// What ends with the mode or the session that it was given under.
+fn lost(given: &Given) -> Vec<String> {
+    let (rules, jobs) = given.counts();
     let mut lost = Vec::new();
-    let (grants, jobs) = (broker.grants().len(), broker.running_jobs());
-    if grants > 0 {
-        lost.push(format!("{grants} rules given in this session ended: they are asked again"));
+    if rules > 0 {
+        let rules = count(rules as u64, "rule");
+        lost.push(format!("{rules} given in this session ended: what they allowed is asked again"));
     }
     if jobs > 0 {
-        lost.push(format!("{jobs} background commands were ended"));
+        lost.push(format!("{} ended", count(jobs as u64, "background command")));
     }
     lost
+}
+
+/// A number of things in words.
+pub(super) fn count(number: u64, thing: &str) -> String {
+    format!("{number} {thing}{}", if number == 1 { "" } else { "s" })
 }
 
 fn enforced(session: &Session) -> String {

@@ -2,12 +2,12 @@
 
 use super::Ui;
 use crate::app::prepare::Prepared;
-use crate::app::{model, pick, sessions, start};
+use crate::app::{pick, sessions, start};
 use crate::model::catalog;
 use crate::policy::Mode;
 use crate::report::Report;
 use crate::session::Turn;
-use crate::supervisor::Session;
+use crate::supervisor::{Session, ran_by_user};
 use crate::ui::{Command, Item, Picker};
 
 /// Most prompts that `/rewind` offers.
@@ -23,8 +23,16 @@ impl Ui {
         let host = session.inner.broker.host();
         let facts = self.state.facts.clone();
         let list = match command {
-            Command::Model => models(session).await?.at(&facts.model),
-            Command::Provider => providers(session)?.at(&facts.provider),
+            Command::Model => {
+                self.state.hint("asking the server for its models …");
+                self.draw().map_err(Report::error)?;
+                models(session).await?.at(&facts.model)
+            }
+            Command::Provider => {
+                let config = start::user_settings(host)?.config;
+                let items = pick::providers(&config, host)?;
+                Picker::new("Which provider?", items).at(&facts.provider)
+            }
             Command::Thinking => levels().at(&facts.thinking),
             Command::Mode => modes(session)?.at(&facts.mode),
             Command::Prompt => {
@@ -32,7 +40,14 @@ impl Ui {
                 let items = session.prompts.iter().map(item).collect();
                 Picker::new("Which prompt?", items).at(&facts.prompt)
             }
-            Command::Sessions => pick::sessions(host, true)?,
+            Command::Sessions => {
+                let present = session.inner.record.id();
+                let list = pick::sessions(host, Some(present.as_deref().unwrap_or_default()))?;
+                if list.is_empty() {
+                    return Err(Report::error("there is no other session of this directory"));
+                }
+                list
+            }
             Command::Rewind => turns(&session.inner).await?,
             _ => return Ok(false),
         };
@@ -44,7 +59,7 @@ impl Ui {
     pub(super) fn list_themes(&mut self, session: &Session) {
         let names = pick::themes(session.broker.host());
         let items = names.iter().map(|name| Item::new(name, "")).collect();
-        self.state.pick(Picker::new("Which colours?", items), Command::Theme);
+        self.state.pick(Picker::new("Which colours?", items).at(&self.theme), Command::Theme);
     }
 }
 
@@ -79,16 +94,6 @@ async fn models(session: &Prepared) -> Result<Picker, Report> {
     Ok(Picker::new(&title, items))
 }
 
-fn providers(session: &Prepared) -> Result<Picker, Report> {
-    let settings = start::user_settings(session.inner.broker.host())?;
-    let mut items: Vec<Item> = model::providers(&settings.config)?
-        .iter()
-        .map(|provider| Item::new(&provider.name, &provider.base_url))
-        .collect();
-    items.push(Item::new(crate::model::providers::DEMO, "a built-in script"));
-    Ok(Picker::new("Which provider?", items))
-}
-
 fn levels() -> Picker {
     let levels = [
         ("auto", "as the model does by itself"),
@@ -117,7 +122,9 @@ async fn turns(session: &Session) -> Result<Picker, Report> {
     for (back, turn) in loaded.turns.iter().rev().enumerate().take(TURNS) {
         let count = back + 1;
         let preview = effect(session, &loaded.turns, count).await;
-        let prompt = loaded.prompt_of(turn).lines().next().unwrap_or_default();
+        let said = loaded.prompt_of(turn);
+        let command = ran_by_user(said).map(|(command, _)| format!("!{command}"));
+        let prompt = command.as_deref().unwrap_or(said).lines().next().unwrap_or_default();
         let detail = if count == 1 { "the last one".into() } else { format!("{count} prompts") };
         items.push(Item::new(&count.to_string(), &detail).labelled(prompt).with_preview(&preview));
     }

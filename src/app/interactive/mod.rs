@@ -17,7 +17,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 use zerostack_sandbox::Launcher;
 
-use self::commands::After;
+use self::commands::{After, Back, count};
 use super::prepare::{Opening, Prepared, RUNG};
 use super::rounds::{self, Rounds};
 use super::sessions::TakenBack;
@@ -26,8 +26,9 @@ use crate::agent::{AgentEvent, Outcome, ToolResult, ToolStatus, Verdict};
 use crate::cli::RunFlags;
 use crate::config::Notify;
 use crate::model::{Attachment, Message};
+use crate::prompt;
 use crate::report::Report;
-use crate::supervisor::{Host, Question, RunResult, Session};
+use crate::supervisor::{Host, Question, RunResult, Session, ran_by_user};
 use crate::ui::term::{self, Screen};
 use crate::ui::{Bindings, Command, Facts, Intent, Running, State, draw, text};
 
@@ -69,9 +70,12 @@ async fn interactive(launcher: Launcher, mut flags: RunFlags) -> Result<(), Repo
         Report::error(error).hint("/help and `zerostack config schema` say how keys are given")
     })?;
     let notify = config.notify.unwrap_or_default();
+    let config_theme = config.theme.clone().unwrap_or_default();
     let mut notices = opening.project.resolved.warnings.clone();
     let (session, warnings) = opening.session(&flags, false).await?;
-    notices.extend(warnings.into_iter().chain(first_choice));
+    notices.extend(warnings);
+    // Only a choice with which a session can begin is remembered.
+    notices.extend(first_choice.and_then(|it| pick::remember(&it, session.inner.broker.host())));
     let before = session.inner.earlier.borrow().clone();
     let failed = |error: std::io::Error| Report::error(format!("cannot use the terminal: {error}"));
     let mut ui = Ui {
@@ -81,7 +85,8 @@ async fn interactive(launcher: Launcher, mut flags: RunFlags) -> Result<(), Repo
         notify,
         flags,
         back: None,
-        taken: None,
+        taken: Vec::new(),
+        theme: config_theme,
         drawn: Instant::now(),
         cost: Duration::ZERO,
     };
@@ -97,18 +102,18 @@ async fn interactive(launcher: Launcher, mut flags: RunFlags) -> Result<(), Repo
 }
 
 /// Asks what has to be decided before a session can begin: who answers, and whether the project's files
-/// are trusted. `None` leaves; else what is to be said of it.
+/// are trusted. `None` leaves; else the provider that was chosen, if one was.
 async fn decisions(
     opening: &mut Opening,
     flags: &mut RunFlags,
 ) -> Result<Option<Option<String>>, Report> {
     let theme = opening.project.resolved.config.theme.clone();
     let theme = pick::theme(theme.as_deref(), &opening.host, flags.no_color)?;
-    let (Opening { host, project, .. }, mut answered, mut said) = (&*opening, false, None);
+    let (Opening { host, project, .. }, mut answered, mut chosen) = (&*opening, false, None);
     if flags.replay.is_none() && pick::needs_provider(project, host, flags.api_key.as_deref()) {
         let Some(provider) = pick::provider(project, host, &theme).await? else { return Ok(None) };
-        said = pick::remember(&provider, host);
-        flags.provider = Some(provider);
+        flags.provider = Some(provider.clone());
+        chosen = Some(provider);
         answered = true;
     }
     if pick::needs_trust(project, host) {
@@ -120,7 +125,19 @@ async fn decisions(
     if answered {
         opening.again(flags).await?;
     }
-    Ok(Some(said))
+    Ok(Some(chosen))
+}
+
+/// What stands before a file that goes with a prompt.
+const FILE: &str = "\n\n<file path=";
+
+/// What the user said in a message, and the files that went with it.
+fn without_files(text: &str) -> (&str, Vec<&str>) {
+    let mut parts = text.split(FILE);
+    let prompt = parts.next().unwrap_or_default();
+    let name = |part: &'_ str| part.find(">\n");
+    let files = parts.filter_map(|part| Some(part[..name(part)?].trim_matches('"')));
+    (prompt, files.collect())
 }
 
 /// Shows what was said before.
@@ -128,7 +145,17 @@ fn replay(state: &mut State, messages: &[Message]) {
     for message in messages {
         match message {
             Message::System { .. } => {}
-            Message::User { text, .. } => state.said(text),
+            Message::User { text, .. } => match ran_by_user(text) {
+                Some((command, output)) => {
+                    state.said(&format!("!{command}"));
+                    state.ran(ToolStatus::Ok, output);
+                }
+                None => {
+                    let (prompt, files) = without_files(text);
+                    state.said(prompt);
+                    files.iter().for_each(|file| state.notice(&format!("with {file}")));
+                }
+            },
             Message::Assistant { text, calls, .. } => {
                 if !text.is_empty() {
                     state.on(AgentEvent::Text { text: text.clone() });
@@ -162,9 +189,11 @@ struct Ui {
     notify: Notify,
     flags: RunFlags,
     /// The settings that come back after the present prompt.
-    back: Option<RunFlags>,
-    /// What was taken back since the last prompt.
-    taken: Option<TakenBack>,
+    back: Option<Back>,
+    /// What was taken back since the last prompt, the last of it last.
+    taken: Vec<TakenBack>,
+    /// The name of the colours.
+    theme: String,
     drawn: Instant,
     /// How long that took: the next one waits in proportion.
     cost: Duration,
@@ -287,15 +316,17 @@ impl Ui {
                     Work::Prompt(prompt)
                 }
             };
-            let is_prompt = matches!(work, Work::Prompt(_));
             let ended = self.run(&mut session.inner, work, end.as_mut()).await?;
             if ended.gone {
+                if let Some(back) = &self.back {
+                    session.inner.record.set(|state| state.prompt.clone_from(&back.prompt));
+                }
                 return Ok(());
             }
             session = self.go_back(session).await?;
             self.know(&session).await;
             // After a run that did not go well the user looks first.
-            if is_prompt && ended.well {
+            if ended.well {
                 next = self.state.queue.pop_front().map(Intent::Prompt);
             }
         }
@@ -307,7 +338,8 @@ impl Ui {
         for path in &self.state.added {
             let (text, attachments) = session.attach(path).await?;
             if attachments.is_empty() {
-                texts.push_str(&format!("\n\n<file path={path:?}>\n{text}</file>"));
+                let text = prompt::broken_up(&text);
+                texts.push_str(&format!("{FILE}{path:?}>\n{text}</file>"));
             }
             all.extend(attachments);
         }
@@ -332,21 +364,29 @@ impl Ui {
         match &work {
             Work::Prompt(prompt) => match self.attachments(session).await {
                 Ok((more, attachments)) => {
-                    let added = std::mem::take(&mut self.state.added);
-                    let added: String = added.iter().map(|it| format!("\n+ {it}")).collect();
-                    self.taken = None;
-                    self.state.said(&format!("{prompt}{added}"));
+                    self.taken.clear();
+                    self.state.said(prompt);
+                    for file in std::mem::take(&mut self.state.added) {
+                        self.state.notice(&format!("with {file}"));
+                    }
                     (texts, attached) = (more, attachments);
                 }
                 Err(why) => {
-                    self.state.input.set(prompt.clone());
+                    // Neither it nor what is being written is lost.
+                    match self.state.input.is_empty() {
+                        true => self.state.input.set(prompt.clone()),
+                        false => self.state.queue.push_front(prompt.clone()),
+                    }
                     self.state.notice(&format!("{why}\nnothing was sent; /drop leaves a file out"));
                     return Ok(Ended { gone: false, well: false });
                 }
             },
-            Work::Shell(command) => self.state.said(&format!("!{command}")),
-            Work::Aside(question) => self.state.said(&format!("(aside) {question}")),
-            Work::Loop(_) => self.taken = None,
+            Work::Shell(command) => {
+                self.taken.clear();
+                self.state.said(&format!("!{command}"));
+            }
+            Work::Aside(question) => self.state.notice(&format!("aside: {question}")),
+            Work::Loop(_) => self.taken.clear(),
             Work::Shorten => {}
         }
         let tell = move |event| drop(tell.send(event));
@@ -415,8 +455,13 @@ impl Ui {
                             answers.clear();
                         }
                         Next::Intent(Intent::Command(Command::Btw, question)) => {
-                            self.state.said(&format!("(aside) {question}"));
-                            aside = Some(Box::pin(async move { session.aside(&question).await }));
+                            if question.is_empty() || aside.is_some() {
+                                self.state.notice("/btw QUESTION, one at a time");
+                            } else {
+                                self.state.notice(&format!("aside: {question}"));
+                                aside =
+                                    Some(Box::pin(async move { session.aside(&question).await }));
+                            }
                         }
                         Next::Intent(Intent::Command(Command::Loop, what)) if what == "stop" => {
                             let words = match rounds {
@@ -477,6 +522,25 @@ impl Ui {
         while let Ok(event) = told.try_recv() {
             self.state.on(event);
         }
+        // A question aside is waited for, as long as that is wanted.
+        while aside.is_some() && !gone {
+            self.draw()?;
+            tokio::select! {
+                Some(answer) = beside(&mut aside) => {
+                    aside = None;
+                    self.answered_aside(answer);
+                }
+                input = next_of(&mut self.keys) => match self.input(input)? {
+                    Next::Intent(Intent::Cancel) => {
+                        aside = None;
+                        self.state.notice("the question aside is not answered");
+                    }
+                    Next::Intent(Intent::Quit) | Next::Gone => gone = true,
+                    _ => {}
+                },
+                () = &mut end => gone = true,
+            }
+        }
         self.state.run_ended();
         if begun.elapsed() >= LONG {
             self.call("the run has ended")?;
@@ -497,8 +561,9 @@ impl Ui {
                     Some(false) => "the check never passed",
                     None => "the loop has ended",
                 };
-                self.state.notice(&format!("{how} after {} rounds", ended.rounds));
-                true
+                let rounds = count(ended.rounds, "round");
+                self.state.notice(&format!("{how} after {rounds}"));
+                matches!(ended.result.outcome, Outcome::Done { .. })
             }
             Done::Aside(answer) => {
                 self.answered_aside(answer.clone());
@@ -597,9 +662,8 @@ impl Ui {
                 let intent = self.state.key(key);
                 return self.own(intent);
             }
-            Input::Paste(pasted) if self.state.questions.is_empty() || self.state.denying => {
-                self.state.paste(&pasted);
-            }
+            Input::Paste(pasted) => self.state.paste(&pasted),
+            Input::Resize(..) => self.state.resized(),
             Input::Mouse(mouse) => {
                 let intent = self.state.mouse(mouse);
                 return self.own(intent);
