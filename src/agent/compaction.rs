@@ -119,6 +119,11 @@ fn piece(text: &str, most: usize) -> String {
     format!("{head}\n[…]\n{tail}")
 }
 
+/// Whether a message stands for what was said before it.
+pub fn is_summary(text: &str) -> bool {
+    text.starts_with(HEADING)
+}
+
 /// The message that stands for `dropped` from now on. `prompt` is what the user wants of this run.
 pub(super) fn summary(
     model_says: &str,

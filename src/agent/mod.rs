@@ -11,6 +11,7 @@ use serde_json::Value;
 use crate::model::{
     Ability, Answer, Attachment, Message, ModelError, Request, Stop, Thinking, ToolCall, ToolSchema,
 };
+pub use compaction::is_summary;
 pub use event::{AgentEvent, Approval, STOPPED, Verdict, about};
 use repeats::{Repeats, Verdict as Loop};
 

@@ -3,11 +3,12 @@
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
+use std::time::Instant;
 
 use crossterm::event::{Event, EventStream, KeyEventKind};
 use futures_util::StreamExt;
 
-use super::interactive::ended;
+use super::interactive::{SETTLED, ended};
 use super::model;
 use super::sessions::age;
 use super::start::{self, Project};
@@ -49,12 +50,14 @@ pub fn themes(host: &Host) -> Vec<String> {
     built_in.chain(own.clone()).collect()
 }
 
-/// Shows a list on the whole screen; what was chosen, if anything was.
+/// Shows a list on the whole screen; what was chosen, if anything was. What was typed before it was there
+/// chooses nothing.
 async fn choose(mut list: Picker, hint: &str, theme: &Theme) -> Result<Option<String>, Report> {
     let failed = |error: std::io::Error| Report::error(format!("cannot use the terminal: {error}"));
     let mut end = std::pin::pin!(ended().map_err(failed)?);
     let mut screen = Screen::take().map_err(failed)?;
     let (mut keys, bindings) = (EventStream::new(), Bindings::default());
+    let (mut quiet, mut settled) = (Instant::now(), false);
     loop {
         let drawn = screen
             .terminal
@@ -67,6 +70,11 @@ async fn choose(mut list: Picker, hint: &str, theme: &Theme) -> Result<Option<St
         match event.transpose().map_err(failed)? {
             None => return Ok(None),
             Some(Event::Key(key)) if key.kind != KeyEventKind::Release => {
+                if !settled && quiet.elapsed() < SETTLED {
+                    quiet = Instant::now();
+                    continue;
+                }
+                settled = true;
                 match list.key(key, bindings.action(key)) {
                     Picked::Open => {}
                     Picked::Closed => return Ok(None),
@@ -209,7 +217,7 @@ pub async fn trust(project: &Project, host: &Host, theme: &Theme) -> Result<Opti
         let list =
             Picker::new("This project brings files for an agent. Trust them?", items.clone());
         let hint = "Enter chooses, Esc leaves; a file that changes is asked about again";
-        match choose(list.at(&at), hint, theme).await?.as_deref() {
+        match choose(list.at(&at).fixed(), hint, theme).await?.as_deref() {
             None => return Ok(None),
             Some("no") => break false,
             Some("yes") => break true,

@@ -239,6 +239,7 @@ impl Plan {
             approver: None,
             rules_file,
             refused: RefCell::default(),
+            tries_refused: Default::default(),
             tasks: Semaphore::new(TASKS_AT_ONCE),
         };
         let (provider, context) = (model.provider, self.context);
@@ -309,6 +310,8 @@ fn prompts(host: &Host, project: &Project) -> Vec<(String, Result<Prompt, String
             all.push((name.clone(), own));
         }
     }
+    // A name is a word: what is chosen is never read as more than that.
+    all.retain(|(name, _)| name.chars().all(|it| it.is_alphanumeric() || "-_".contains(it)));
     all
 }
 

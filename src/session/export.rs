@@ -101,7 +101,16 @@ pub fn import(
     file: &Path,
     directory: &Path,
 ) -> Result<(String, usize), SessionError> {
-    let opened = std::fs::File::open(file).map_err(SessionError::os("open", file))?;
+    let mut options = std::fs::OpenOptions::new();
+    // A pipe without a writer would be waited for.
+    std::os::unix::fs::OpenOptionsExt::custom_flags(
+        options.read(true),
+        nix::libc::O_NONBLOCK | nix::libc::O_CLOEXEC,
+    );
+    let opened = options.open(file).map_err(SessionError::os("open", file))?;
+    if !opened.metadata().map_err(SessionError::os("open", file))?.is_file() {
+        return Err(SessionError::NotASession(file.to_owned()));
+    }
     let mut lines = BufReader::new(opened).split(b'\n');
     let first = lines.next().transpose().map_err(SessionError::os("read", file))?;
     let Some(Entry::Header(Header { version, .. })) = first.and_then(|line| Line::parse(&line))

@@ -1,7 +1,7 @@
 //! From a tool call to its result: what does it touch, may it, and which worker does it.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -55,6 +55,8 @@ pub struct Broker {
     seen: RefCell<HashMap<Seen, String>>,
     /// Allowing rules that the user has given during the session.
     granted: RefCell<Vec<Rule>>,
+    /// Rules that the user has taken back.
+    withdrawn: RefCell<HashSet<String>>,
 }
 
 /// A conversation (empty for the session's own, else the call of the sub-agent) and a path: what one of
@@ -155,6 +157,7 @@ impl Broker {
             ),
             options,
             granted: RefCell::default(),
+            withdrawn: RefCell::default(),
         };
         broker.prepare();
         Ok(broker)
@@ -271,7 +274,12 @@ impl Broker {
 
     /// What the policy says to a call about `subject`.
     pub fn decide(&self, call: &ToolCall, subject: &Subject) -> Decision {
-        self.judge.decide_with(&policy_call(call, subject), &self.granted.borrow())
+        match self.judge.decide_with(&policy_call(call, subject), &self.granted.borrow()) {
+            Decision::Grant { rule } if self.withdrawn.borrow().contains(&rule) => {
+                Decision::Ask { reason: format!("You have withdrawn the rule {rule}.") }
+            }
+            decision => decision,
+        }
     }
 
     /// Whether a rule would let a call through.
@@ -283,8 +291,9 @@ impl Broker {
 
     /// Gives what a rule allows until the session ends.
     pub fn grant(&self, rule: &str) -> Result<(), policy::RuleError> {
-        let rule = Rule::parse(Action::Allow, rule, &self.host.workspace)?;
-        self.granted.borrow_mut().push(rule);
+        let parsed = Rule::parse(Action::Allow, rule, &self.host.workspace)?;
+        self.withdrawn.borrow_mut().remove(rule);
+        self.granted.borrow_mut().push(parsed);
         Ok(())
     }
 
@@ -293,9 +302,13 @@ impl Broker {
         self.granted.borrow().iter().map(Rule::text).collect()
     }
 
-    /// Takes such a rule back.
-    pub fn withdraw(&self, rule: &str) {
+    /// Takes a rule back, wherever it was given: what only it allows is asked about. Says whether it was
+    /// given in this session.
+    pub fn withdraw(&self, rule: &str) -> bool {
+        let before = self.granted.borrow().len();
         self.granted.borrow_mut().retain(|granted| granted.text() != rule);
+        self.withdrawn.borrow_mut().insert(rule.to_owned());
+        self.granted.borrow().len() < before
     }
 
     /// What a call of `read` gets if it is about an output that was kept: no file of anybody's, and

@@ -137,15 +137,19 @@ impl Host {
         if found { above } else { Vec::new() }
     }
 
-    /// What a path from the model means: absolute, links resolved as far as it exists. Only the
-    /// names are looked at.
-    pub fn resolve(&self, given: &str) -> Place {
-        let given = match given.strip_prefix("~/") {
+    /// The absolute path that is written, whatever links are in it.
+    pub fn written(&self, given: &str) -> PathBuf {
+        normal(&match given.strip_prefix("~/") {
             Some(rest) => self.home.join(rest),
             None if given == "~" => self.home.clone(),
             None => self.workspace.join(given),
-        };
-        let path = resolved(&normal(&given), 0);
+        })
+    }
+
+    /// What a path from the model means: absolute, links resolved as far as it exists. Only the
+    /// names are looked at.
+    pub fn resolve(&self, given: &str) -> Place {
+        let path = resolved(&self.written(given), 0);
         let inside = self.roots.iter().filter_map(|root| path.strip_prefix(&root.path).ok());
         let inside = inside.min_by_key(|rest| rest.as_os_str().len()).map(Path::to_owned);
         Place { path, inside }

@@ -99,7 +99,8 @@ impl Jobs {
         self.look_around();
         let jobs = self.0.borrow();
         let line = |(number, job): (usize, &Job)| {
-            format!("{} {}: {}", number + 1, job.status(), job.command)
+            let command = job.command.replace('\n', " ⏎ ");
+            format!("{} {}: {command}", number + 1, job.status())
         };
         let lines: Vec<String> = jobs.iter().enumerate().map(line).collect();
         if lines.is_empty() { "No background commands.".into() } else { lines.join("\n") }

@@ -1,6 +1,6 @@
 //! Carries out what the agent wants, one run at a time, and tells everyone who wants to know.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{HashSet, VecDeque};
 use std::future::Future;
 use std::path::{Path, PathBuf};
@@ -110,9 +110,14 @@ pub struct Session {
     pub rules_file: Option<PathBuf>,
     /// Calls that were denied during this run: they are not asked about again.
     pub refused: RefCell<HashSet<(String, String)>>,
+    /// How often in this run another try was refused: then it is not asked for any more.
+    pub tries_refused: Cell<u32>,
     /// Room for sub-agents that run at once.
     pub tasks: Semaphore,
 }
+
+/// After so many refusals of another try none is asked for in a run.
+const MOST_TRIES_REFUSED: u32 = 3;
 
 /// Most sub-agents that run at once.
 pub const TASKS_AT_ONCE: usize = 8;
@@ -156,6 +161,7 @@ impl Session {
     ) -> RunResult {
         self.record.begin_turn();
         self.refused.borrow_mut().clear();
+        self.tries_refused.set(0);
         let earlier = self.earlier.take();
         let mut agent = Agent::new(self.settings.clone(), earlier);
         let first = Event::Prompt { text: prompt, attachments };
@@ -238,7 +244,15 @@ impl Session {
         let grant = match self.broker.decide(&call, &subject) {
             Decision::Deny { reason } => return Err(format!("{path}: {reason}")),
             Decision::Allow { .. } => Grant::Unasked,
-            Decision::Grant { .. } | Decision::Ask { .. } => Grant::This,
+            Decision::Grant { .. } => Grant::This,
+            Decision::Ask { .. } => match &subject {
+                // The name that was given is not what would be read.
+                Subject::Path(place) if place.path != self.broker.host().written(path) => {
+                    let leads = place.path.display();
+                    return Err(format!("{path} leads to {leads}; add that if you mean it"));
+                }
+                _ => Grant::This,
+            },
         };
         let Executed { result, seen, .. } = self.broker.execute(&call, &subject, grant, "").await;
         if result.status != ToolStatus::Ok {
@@ -465,15 +479,17 @@ impl Session {
     ) -> (Executed, String) {
         let Some(stopped) = executed.stopped else { return (executed, because) };
         let told = format!("{STOPPED}: {}", stopped.why);
-        if !stopped.may_be_granted || self.approver.is_none() {
+        let tired = self.tries_refused.get() >= MOST_TRIES_REFUSED;
+        if !stopped.may_be_granted || self.approver.is_none() || tired {
             return (executed, told);
         }
         let reason = format!(
-            "It ran without a yes, and the sandbox stopped it: {}. A yes runs it again with the right to \
-             change the workspace.",
+            "It ran without a yes and failed, and its output says that the sandbox stopped it: {}. A yes \
+             runs it again with the right to change the workspace.",
             stopped.why
         );
-        match self.approve(call, subject, &reason, false, scope).await {
+        // Only this once: what an output says is no reason for a rule.
+        match self.approve(call, subject, &reason, true, scope).await {
             Ok(()) => {
                 let (conversation, begun) = (scope.unwrap_or_default(), Instant::now());
                 let again = self.broker.execute(call, subject, Grant::This, conversation).await;
@@ -481,6 +497,7 @@ impl Session {
                 (again, format!("{told}; you said yes to another try"))
             }
             Err(denial) => {
+                self.tries_refused.set(self.tries_refused.get() + 1);
                 let mut executed = executed;
                 let answer = denial.answer.unwrap_or_default();
                 executed.result.text.push_str(&format!("\n(Run again with that right? {answer})"));
@@ -540,6 +557,16 @@ impl Session {
         Err(denial)
     }
 
+    /// Takes a rule back that was given with an answer, in this session or for all: it is asked about
+    /// again. Says whether there was such a rule.
+    pub fn withdraw(&self, rule: &str) -> std::io::Result<bool> {
+        let stored = match &self.rules_file {
+            Some(file) => remove_rule(file, rule)?,
+            None => false,
+        };
+        Ok(self.broker.withdraw(rule) || stored)
+    }
+
     fn remember_rule(&self, rule: &str) -> bool {
         self.rules_file.as_ref().is_some_and(|file| add_rule(file, rule).is_ok())
     }
@@ -593,6 +620,27 @@ impl Session {
 
 /// Adds an allowing rule to a file of settings that holds nothing else.
 fn add_rule(file: &Path, rule: &str) -> std::io::Result<()> {
+    change_rules(file, |rules| {
+        if !rules.iter().any(|known| known.as_str() == Some(rule)) {
+            rules.push(rule.into());
+        }
+    })
+}
+
+/// Takes one out again; says whether it was there.
+fn remove_rule(file: &Path, rule: &str) -> std::io::Result<bool> {
+    let mut found = false;
+    if file.exists() {
+        change_rules(file, |rules| {
+            let before = rules.len();
+            rules.retain(|known| known.as_str() != Some(rule));
+            found = rules.len() < before;
+        })?;
+    }
+    Ok(found)
+}
+
+fn change_rules(file: &Path, change: impl FnOnce(&mut Vec<toml::Value>)) -> std::io::Result<()> {
     let directory = file.parent().unwrap_or(Path::new("/"));
     let text = match std::fs::read_to_string(file) {
         Ok(text) => text,
@@ -601,10 +649,7 @@ fn add_rule(file: &Path, rule: &str) -> std::io::Result<()> {
     };
     let mut table: toml::Table = toml::from_str(&text).map_err(std::io::Error::other)?;
     let rules = table.entry("allow").or_insert_with(|| toml::Value::Array(Vec::new()));
-    let rules = rules.as_array_mut().ok_or(std::io::ErrorKind::InvalidData)?;
-    if !rules.iter().any(|known| known.as_str() == Some(rule)) {
-        rules.push(rule.into());
-    }
+    change(rules.as_array_mut().ok_or(std::io::ErrorKind::InvalidData)?);
     let mut new = tempfile::NamedTempFile::new_in(directory)?;
     std::io::Write::write_all(&mut new, table.to_string().as_bytes())?;
     new.as_file().sync_data()?;
@@ -689,7 +734,8 @@ fn arguments(call: &ToolCall) -> Value {
 fn note_text(note: &Note) -> String {
     match note {
         Note::Repeated { tool, times } => {
-            format!("the model has made the same call of {tool} {times} times")
+            let tool: String = tool.chars().take(40).collect();
+            format!("the model has made the same call of {tool} {times} times").replace('\n', " ")
         }
         Note::AnswerCut => "the answer was cut off at the token limit".into(),
         Note::Compacted { before, after } => {

@@ -56,6 +56,10 @@ pub fn like(call: &Call, roots: &Roots) -> Outcome {
     let start = place::walk_start(call, roots)?;
     let fits = |path: &Path| {
         let path = path.strip_prefix(&start).unwrap_or(path).to_string_lossy().to_lowercase();
+        // Such a name would be two in the list.
+        if path.chars().any(char::is_control) {
+            return None;
+        }
         let mut rest = path.chars();
         letters.chars().all(|letter| rest.any(|other| other == letter)).then_some(())
     };

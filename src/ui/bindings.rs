@@ -178,6 +178,16 @@ impl Bindings {
     }
 }
 
+/// The character that a key types.
+pub(super) fn typed(key: KeyEvent) -> Option<char> {
+    match key.code {
+        KeyCode::Char(letter) if key.modifiers.difference(KeyModifiers::SHIFT).is_empty() => {
+            Some(letter)
+        }
+        _ => None,
+    }
+}
+
 fn name_of(action: Action) -> &'static str {
     ACTIONS.iter().find(|(_, known, ..)| *known == action).map_or("", |(name, ..)| name)
 }

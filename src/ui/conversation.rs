@@ -308,8 +308,10 @@ impl State {
         if place < first.0 || place > last.0 {
             return None;
         }
+        // What is beyond the edge was not seen.
+        let edge = usize::from(self.view.area.get().width);
         let from = if place == first.0 { first.1 } else { 0 };
-        let to = if place == last.0 { last.1 + 1 } else { usize::MAX };
+        let to = if place == last.0 { last.1 + 1 } else { edge };
         Some((from, to))
     }
 
@@ -352,7 +354,16 @@ impl State {
                     .collect()
             }
             Kind::Reasoning(words) => with(words, theme.dim, "┆ ", theme.dim),
-            Kind::Notice(words) => with(words, theme.warn, "! ", theme.warn),
+            // Words of others may be in it: only its first row has the sign.
+            Kind::Notice(words) => {
+                let mut rows = with(words, theme.warn, "! ", theme.warn);
+                for row in rows.iter_mut().skip(1) {
+                    if let Some(sign) = row.line.spans.first_mut() {
+                        sign.content = "  ".into();
+                    }
+                }
+                rows
+            }
             Kind::Page(words) => with(words, theme.text, "│ ", theme.accent),
             Kind::Tool(tool) => self.tool_rows(tool, width),
         }

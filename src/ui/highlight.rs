@@ -52,10 +52,15 @@ const LANGUAGES: [Language; 9] = [
     },
 ];
 
+/// Longest line that is coloured, bytes.
+const LONGEST: usize = 2000;
+
 /// One line of code in a language by its name.
 pub fn line<'a>(language: &str, text: &'a str, theme: &Theme) -> Vec<Span<'a>> {
     let language = language.split([',', ' ', '{']).next().unwrap_or_default();
-    let Some(known) = LANGUAGES.iter().find(|known| known.names.contains(&language)) else {
+    let known = LANGUAGES.iter().find(|known| known.names.contains(&language));
+    // No line that somebody has written is longer.
+    let Some(known) = known.filter(|_| text.len() <= LONGEST) else {
         return vec![Span::styled(text, theme.code)];
     };
     let mut spans = Vec::new();

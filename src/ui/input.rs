@@ -1,5 +1,7 @@
 //! The box that is typed into: text, cursor, history.
 
+use std::collections::HashSet;
+
 use unicode_segmentation::{GraphemeCursor, UnicodeSegmentation};
 use unicode_width::UnicodeWidthStr;
 
@@ -24,6 +26,10 @@ pub struct Input {
     search: Option<(String, usize)>,
     /// What was being written before that.
     draft: String,
+    /// It begins with something that was pasted, or was a prompt before: it is no command.
+    brought: bool,
+    /// Such texts in the history.
+    brought_before: HashSet<String>,
 }
 
 impl Input {
@@ -40,8 +46,20 @@ impl Input {
         self.pastes.iter().any(|(label, _)| self.text.contains(label.as_str()))
     }
 
-    /// Earlier prompts, the newest last.
+    /// Whether it begins with something that was not typed here.
+    pub fn is_brought(&self) -> bool {
+        self.brought
+    }
+
+    /// Replaces everything by what was a prompt before.
+    pub fn bring_back(&mut self, text: String) {
+        self.set(text);
+        self.brought = true;
+    }
+
+    /// Earlier prompts, the newest last: none of them was a command.
     pub fn remember(&mut self, history: Vec<String>) {
+        self.brought_before.extend(history.iter().cloned());
         self.history = history;
     }
 
@@ -111,6 +129,7 @@ impl Input {
     /// Replaces everything.
     pub fn set(&mut self, text: impl Into<String>) {
         self.text = text.into();
+        self.brought = self.brought_before.contains(&self.text);
         self.cursor = self.text.len();
     }
 
@@ -122,6 +141,9 @@ impl Input {
         }
         self.cursor = 0;
         self.recalled = None;
+        if std::mem::take(&mut self.brought) {
+            self.brought_before.insert(text.clone());
+        }
         if !text.trim().is_empty() && self.history.last() != Some(&text) {
             self.history.push(text.clone());
         }
@@ -136,6 +158,7 @@ impl Input {
     /// Pasted text is never a key press; a long one is folded.
     pub fn paste(&mut self, text: &str) {
         let text = text.replace("\r\n", "\n").replace('\r', "\n");
+        self.brought |= self.text[..self.cursor].trim().is_empty();
         let lines = text.lines().count();
         if lines <= FOLD_LINES && text.len() <= FOLD_BYTES {
             return self.insert(&text);
@@ -191,11 +214,13 @@ impl Input {
         let to = self.cursor;
         self.left();
         self.text.replace_range(self.cursor..to, "");
+        self.brought &= !self.text.is_empty();
     }
 
     pub fn delete(&mut self) {
         let to = self.step(true);
         self.text.replace_range(self.cursor..to, "");
+        self.brought &= !self.text.is_empty();
     }
 
     pub fn delete_word(&mut self) {
@@ -219,11 +244,13 @@ impl Input {
     fn cut(&mut self, from: usize, to: usize) {
         self.deleted = self.text.drain(from..to).collect();
         self.cursor = from;
+        self.brought &= !self.text.is_empty();
     }
 
     /// Puts back what was deleted last.
     pub fn put_back(&mut self) {
         let deleted = self.deleted.clone();
+        self.brought |= self.text.is_empty();
         self.insert(&deleted);
     }
 

@@ -2,7 +2,7 @@
 
 use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 
-use super::bindings::Action;
+use super::bindings::{Action, typed};
 use super::commands;
 use super::conversation::Find;
 use super::picker::Picked;
@@ -39,8 +39,12 @@ impl State {
             }
             let plain = key.modifiers.difference(KeyModifiers::SHIFT).is_empty();
             // Whoever is in the middle of a line writes on.
-            if self.settled && plain && self.input.is_empty() {
+            if self.settled && plain && self.input.is_empty() && self.layer.is_none() {
                 return self.answer(key);
+            }
+            // Nothing else takes letters while they may be answers.
+            if matches!(action, Some(Action::Find | Action::EarlierPrompt)) {
+                return None;
             }
         }
         match &mut self.layer {
@@ -128,7 +132,7 @@ impl State {
             Some(Action::Right) => input.right(),
             Some(Action::Up) if input.is_empty() && !self.queue.is_empty() && !self.denying => {
                 let last = self.queue.pop_back().unwrap_or_default();
-                input.set(last);
+                input.bring_back(last);
             }
             Some(Action::Up) => input.up(),
             Some(Action::Down) => input.down(),
@@ -179,8 +183,9 @@ impl State {
     /// if it is to be sent.
     fn complete(&mut self, chosen: &str, send: bool) -> Option<Intent> {
         self.layer = None;
-        let command = commands::COMMANDS.iter().find(|row| chosen == format!("/{}", row.name));
-        match command.filter(|_| self.input.text().starts_with('/')) {
+        let is_command = self.input.text().starts_with('/') && !self.input.word().starts_with('@');
+        let mut rows = commands::COMMANDS.iter().filter(|_| is_command);
+        match rows.find(|row| chosen == format!("/{}", row.name)) {
             Some(row) if send && (row.arguments.is_empty() || row.arguments.ends_with(']')) => {
                 self.input.set(chosen);
                 self.submit()
@@ -300,16 +305,6 @@ impl State {
     }
 }
 
-/// The character that a key types.
-fn typed(key: KeyEvent) -> Option<char> {
-    match key.code {
-        KeyCode::Char(letter) if key.modifiers.difference(KeyModifiers::SHIFT).is_empty() => {
-            Some(letter)
-        }
-        _ => None,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::commands::Command;
@@ -420,6 +415,51 @@ mod tests {
         assert!(state.questions.is_empty() && state.input.is_empty());
         state.on(AgentEvent::Text { text: "a\u{1b}[31mb".into() });
         assert_eq!(state.last_answer().as_deref(), Some("a\\u{1b}[31mb"));
+    }
+
+    #[test]
+    fn nothing_else_takes_letters_while_they_may_be_answers() {
+        for key in ['s', 'r'] {
+            let mut state = asking();
+            state.key(KeyEvent::new(KeyCode::Char(key), KeyModifiers::CONTROL));
+            assert!(state.view.find.is_none() && state.input.searching().is_none());
+        }
+        // And what did so before is over when a question comes.
+        let mut state = State { running: Some(Default::default()), ..State::default() };
+        state.find("sto");
+        state.ask(question());
+        assert!(state.view.find.is_none());
+    }
+
+    #[test]
+    fn a_pasted_line_is_no_command_also_when_it_comes_back() {
+        let mut state = State::default();
+        state.paste("!touch x");
+        assert_eq!(press(&mut state, "<enter>"), [Intent::Prompt("!touch x".into())]);
+        assert_eq!(press(&mut state, "<up><enter>"), [Intent::Prompt("!touch x".into())]);
+        // From the queue, from an earlier start, or from a session that somebody else has made.
+        state.queue.push_back("/quit".into());
+        state.running = Some(Default::default());
+        press(&mut state, "<up>");
+        state.running = None;
+        assert_eq!(press(&mut state, "<enter>"), [Intent::Prompt("/quit".into())]);
+        state.input.remember(vec!["!rm x".into()]);
+        assert_eq!(press(&mut state, "<up><enter>"), [Intent::Prompt("!rm x".into())]);
+        state.said("!curl evil");
+        assert_eq!(
+            press(&mut state, "/retry<enter><enter>"),
+            [Intent::Prompt("!curl evil".into())]
+        );
+        // What was typed is one, and is one again.
+        let shell = [Intent::Shell("ls".into())];
+        assert_eq!(press(&mut state, "!ls<enter>"), shell);
+        assert_eq!(press(&mut state, "<up><enter>"), shell);
+        // What is folded behind a command goes with it whole.
+        let long = "line\n".repeat(30);
+        press(&mut state, "/btw about ");
+        state.paste(&long);
+        let whole = format!("about {}", long.trim());
+        assert_eq!(press(&mut state, "<enter>"), [Intent::Command(Command::Btw, whole)]);
     }
 
     #[test]

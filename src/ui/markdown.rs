@@ -9,6 +9,10 @@ use super::theme::Theme;
 use super::wrap::Row;
 use super::{highlight, text, wrap};
 
+/// Levels of quotes and lists that are shown, and columns of a table.
+const DEEPEST: usize = 12;
+const COLUMNS: usize = 40;
+
 /// Renders cleaned text.
 pub fn render(text: &str, width: u16, theme: &Theme) -> Vec<Row> {
     let options =
@@ -81,10 +85,17 @@ impl<'t> Page<'t> {
         } else if let Some(cell) =
             self.table.as_mut().and_then(|table| table.rows.last_mut()?.last_mut())
         {
-            cell.push_str(text);
+            // A cell is one line.
+            cell.push_str(&text.replace(['\n', '\t'], " "));
         } else {
             self.spans.push(Span::styled(text.to_owned(), self.style()));
         }
+    }
+
+    /// Goes one level deeper; from some depth on it is not shown any more.
+    fn indent(&mut self, indent: String) {
+        let shown = self.indents.len() < DEEPEST;
+        self.indents.push(if shown { indent } else { String::new() });
     }
 
     fn gap(&mut self) {
@@ -146,7 +157,7 @@ impl<'t> Page<'t> {
                 if self.lists.is_empty() {
                     self.gap();
                 }
-                self.indents.push("│ ".into());
+                self.indent("│ ".into());
                 let dim = self.theme.dim;
                 self.push_style(|_| dim);
             }
@@ -174,7 +185,7 @@ impl<'t> Page<'t> {
                     }
                     _ => "• ".into(),
                 };
-                self.indents.push(" ".repeat(bullet.width()));
+                self.indent(" ".repeat(bullet.width()));
                 self.bullet = Some(bullet);
             }
             Tag::Emphasis => self.push_style(|style| style.add_modifier(Modifier::ITALIC)),
@@ -183,7 +194,7 @@ impl<'t> Page<'t> {
                 self.push_style(|style| style.add_modifier(Modifier::CROSSED_OUT));
             }
             Tag::Link { dest_url, .. } => {
-                self.link = Some(dest_url.into_string());
+                self.link = Some(text::line(&dest_url, 2000));
                 self.push_style(|style| style.add_modifier(Modifier::UNDERLINED));
             }
             Tag::Image { .. } => self.text("[image] "),
@@ -231,9 +242,10 @@ impl<'t> Page<'t> {
             TagEnd::Link => {
                 self.styles.pop();
                 // Where a link leads is said: the text alone could lie.
-                if let Some(url) = self.link.take()
-                    && self.spans.last().is_none_or(|span| span.content != url)
-                {
+                let Some(url) = self.link.take() else { return };
+                if self.table.is_some() {
+                    self.text(&format!(" ({url})"));
+                } else if self.spans.last().is_none_or(|span| span.content != url) {
                     self.spans.push(Span::styled(format!(" ({url})"), self.theme.dim));
                 }
             }
@@ -255,7 +267,7 @@ impl<'t> Page<'t> {
 
     fn end_table(&mut self) {
         let Some(Table { alignments, rows }) = self.table.take() else { return };
-        let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
+        let columns = rows.iter().map(Vec::len).max().unwrap_or(0).min(COLUMNS);
         let widest = |column: usize| {
             rows.iter()
                 .filter_map(|row| row.get(column))
@@ -266,11 +278,12 @@ impl<'t> Page<'t> {
         let mut widths: Vec<usize> = (0..columns).map(widest).collect();
         // Columns share what there is; the widest give first.
         let room = usize::from(self.width).saturating_sub(columns.saturating_sub(1) * 3);
-        while widths.iter().sum::<usize>() > room && widths.iter().any(|width| *width > 4) {
-            if let Some(most) = widths.iter_mut().max() {
-                *most -= 1;
-            }
+        if widths.iter().sum::<usize>() > room {
+            let fits = |most: &usize| widths.iter().map(|it| it.min(most)).sum::<usize>() <= room;
+            let most = (4..room.max(5)).rev().find(fits).unwrap_or(4);
+            widths.iter_mut().for_each(|width| *width = (*width).min(most));
         }
+        let left_out = rows.iter().map(Vec::len).max().unwrap_or(0) - columns;
         for (number, row) in rows.iter().enumerate() {
             let mut spans = Vec::new();
             for (column, width) in widths.iter().enumerate() {
@@ -286,6 +299,10 @@ impl<'t> Page<'t> {
                 let rule: Vec<String> = widths.iter().map(|width| "─".repeat(*width)).collect();
                 self.rows.push(Line::styled(rule.join("─┼─"), self.theme.dim).into());
             }
+        }
+        if left_out > 0 {
+            let words = format!("… {left_out} more columns");
+            self.rows.push(Line::styled(words, self.theme.dim).into());
         }
     }
 }
@@ -356,6 +373,28 @@ mod tests {
         assert_eq!(shown("```py\nprint(1)", 40), ["  print(1)"]);
         assert_eq!(shown("so **far", 40), ["so **far"]);
         assert_eq!(shown("- two\n  > three", 40), ["• two", "  │ three"]);
+    }
+
+    #[test]
+    fn hostile_text_costs_no_more_than_its_length() {
+        // Each of these took seconds or gigabytes when it was a product of two lengths.
+        let quotes = format!("```rust\n{}\n```", "'\\".repeat(200_000));
+        assert!(shown(&quotes, 80).len() > 1000);
+        let cells = "twenty letters here |".repeat(20_000);
+        let table = format!("|{cells}\n|{}\n|{cells}\n", "---|".repeat(20_000));
+        assert!(shown(&table, 80).iter().any(|line| line == "… 19960 more columns"));
+        let deep = format!("{} {}", ">".repeat(3_000), "word ".repeat(20_000));
+        assert!(shown(&deep, 80).iter().all(|line| line.chars().count() <= 80));
+    }
+
+    #[test]
+    fn links_and_cells_hide_nothing() {
+        let table = "| a |\n|---|\n| make&#10;curl [x](http://e) |\n\nnext";
+        let lines = shown(table, 60);
+        assert!(lines.contains(&"make curl x (http://e)".to_owned()), "{lines:?}");
+        assert_eq!(lines.last().map(String::as_str), Some("next"));
+        let link = shown("[good](http://a&#27;]0;x&#7;&#8238;b)", 80).concat();
+        assert_eq!(link, "good (http://a\\u{1b}]0;x\\u{7}\\u{202e}b)");
     }
 
     proptest! {

@@ -2,11 +2,11 @@
 
 use std::cell::Cell;
 
-use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
+use crossterm::event::KeyEvent;
 use nucleo_matcher::pattern::{CaseMatching, Normalization, Pattern};
 use nucleo_matcher::{Config, Matcher, Utf32Str};
 
-use super::bindings::Action;
+use super::bindings::{Action, typed};
 use super::text;
 
 /// Rows that PageUp and PageDown go.
@@ -51,6 +51,8 @@ pub struct Picker {
     query: String,
     /// Only what the items are called is looked at, not what is said beside it.
     by_label: bool,
+    /// Nothing is typed into it: only steps choose.
+    fixed: bool,
     /// Those that fit, the best first.
     shown: Vec<usize>,
     chosen: usize,
@@ -77,6 +79,11 @@ impl Picker {
     /// Only what the items are called is looked at.
     pub fn by_label(self) -> Picker {
         Picker { by_label: true, ..self }
+    }
+
+    /// Nothing is typed into it: what was typed before it came chooses nothing.
+    pub fn fixed(self) -> Picker {
+        Picker { fixed: true, ..self }
     }
 
     /// Begins at the item of this value.
@@ -175,25 +182,23 @@ impl Picker {
 
     /// Takes a key while the list has them.
     pub fn key(&mut self, key: KeyEvent, action: Option<Action>) -> Picked {
+        if self.fixed && typed(key).is_some() {
+            return Picked::Open;
+        }
         let mut query = self.query.clone();
-        match (action, key.code) {
-            (Some(Action::Interrupt | Action::Cancel | Action::Leave), _) => return Picked::Closed,
-            (Some(Action::Send | Action::Complete), _) => {
+        match action {
+            Some(Action::Interrupt | Action::Cancel | Action::Leave) => return Picked::Closed,
+            Some(Action::Send | Action::Complete) => {
                 let chosen = self.chosen().map(|item| item.value.clone());
                 return chosen.map_or(Picked::Open, Picked::Value);
             }
-            (Some(Action::Up), _) => self.step(-1),
-            (Some(Action::Down), _) => self.step(1),
-            (Some(Action::PageUp), _) => self.page(false),
-            (Some(Action::PageDown), _) => self.page(true),
-            (Some(Action::DeleteToStart), _) => query.clear(),
-            (Some(Action::Backspace), _) => drop(query.pop()),
-            (None, KeyCode::Char(letter))
-                if key.modifiers.difference(KeyModifiers::SHIFT).is_empty() =>
-            {
-                query.push(letter);
-            }
-            _ => {}
+            Some(Action::Up) => self.step(-1),
+            Some(Action::Down) => self.step(1),
+            Some(Action::PageUp) => self.page(false),
+            Some(Action::PageDown) => self.page(true),
+            Some(Action::DeleteToStart) => query.clear(),
+            Some(Action::Backspace) => drop(query.pop()),
+            _ => query.extend(typed(key)),
         }
         self.look_for(&query);
         Picked::Open
@@ -202,6 +207,8 @@ impl Picker {
 
 #[cfg(test)]
 mod tests {
+    use crossterm::event::KeyCode;
+
     use super::*;
 
     #[test]

@@ -371,7 +371,7 @@ impl State {
                     id,
                     task: task.map(str::to_owned),
                     name: text::line(&name, 40),
-                    what: text::line(&about(&arguments).replace('\n', " ⏎ "), 400),
+                    what: text::line(&text::exact(&about(&arguments)).replace('\n', " ⏎ "), 400),
                     ..Tool::default()
                 }));
             }
@@ -418,6 +418,8 @@ impl State {
                     text.push_str(&words);
                 }
             }
+            // Blanks are the beginning of nothing.
+            None if words.trim().is_empty() => return,
             None => {
                 let words = words.clone();
                 self.push(if reasoning { Kind::Reasoning(words) } else { Kind::Answer(words) });
@@ -520,12 +522,14 @@ impl State {
             return held.map(Intent::Prompt);
         }
         // Only what was typed is a command of the user's: not a paste, and not the image of a document.
-        let command = line.starts_with('!')
+        let typed = !self.input.is_brought();
+        let command = typed
+            && line.starts_with('!')
             && !line.starts_with("![")
             && !line.contains('\n')
             && !self.input.has_pastes();
         // `.name` is short for `/prompt name`, and with a text for asking once under it.
-        let named = line.strip_prefix('.').filter(|rest| {
+        let named = line.strip_prefix('.').filter(|_| typed).filter(|rest| {
             let name = rest.split_whitespace().next().unwrap_or_default();
             let letters = |letter: char| letter.is_alphanumeric() || letter == '-';
             // With more behind it, it may be about a file such as .gitignore.
@@ -533,7 +537,7 @@ impl State {
             known && rest.starts_with(name) && !name.is_empty() && name.chars().all(letters)
         });
         let line = named.map_or(line.clone(), |rest| format!("/prompt {rest}"));
-        if line.starts_with('/') && (named.is_some() || !line.contains('\n')) {
+        if typed && line.starts_with('/') && (named.is_some() || !line.contains('\n')) {
             return match commands::parse(&line) {
                 Err(error) => {
                     self.notice(&error);
@@ -543,8 +547,14 @@ impl State {
                     self.notice("not while the agent runs: Ctrl-C ends the run");
                     None
                 }
-                Ok((row, arguments)) => {
-                    self.input.take();
+                Ok((row, mut arguments)) => {
+                    let whole = self.input.take();
+                    // What was folded is meant whole.
+                    if whole.trim().len() > line.len() {
+                        let rest = whole.trim().trim_start_matches(['/', '.']);
+                        let rest = if named.is_some() { rest } else { after_word(rest) };
+                        rest.clone_into(&mut arguments);
+                    }
                     match row.command {
                         Command::Help => self.page(&commands::help(&self.bindings)),
                         Command::Reasoning => self.toggle_reasoning(),
@@ -579,7 +589,7 @@ impl State {
         match arguments {
             "clear" => self.queue.clear(),
             "pop" => match self.queue.pop_back() {
-                Some(last) => self.input.set(last),
+                Some(last) => self.input.bring_back(last),
                 None => self.notice("the queue is empty"),
             },
             _ if self.queue.is_empty() => self.notice("the queue is empty"),
@@ -592,10 +602,15 @@ impl State {
 
     fn retry(&mut self) {
         match self.last_prompt().map(str::to_owned) {
-            Some(prompt) => self.input.set(prompt),
+            Some(prompt) => self.input.bring_back(prompt),
             None => self.notice("nothing was said yet"),
         }
     }
+}
+
+/// What stands behind the first word.
+fn after_word(text: &str) -> &str {
+    text.split_once(char::is_whitespace).map_or("", |(_, rest)| rest.trim())
 }
 
 /// An answer of more bytes is parted where a block ends, and one of many more anywhere.
@@ -617,8 +632,12 @@ fn parting(text: &str) -> Option<usize> {
         if bare.is_empty() && !in_code && !goes_on && at > PART / 2 {
             parting = Some(at);
         }
+        if at > MOST_OF_A_PART || (at > PART && parting.is_some()) {
+            break;
+        }
     }
-    parting.or((text.len() > MOST_OF_A_PART).then(|| text.floor_char_boundary(MOST_OF_A_PART)))
+    let forced = (text.len() > MOST_OF_A_PART).then(|| text.floor_char_boundary(MOST_OF_A_PART));
+    parting.filter(|at| *at <= MOST_OF_A_PART).or(forced)
 }
 
 /// The path of an image, if that is all that was pasted.

@@ -9,7 +9,8 @@ use crossterm::event::{
 };
 use crossterm::execute;
 use crossterm::terminal::{
-    EnterAlternateScreen, LeaveAlternateScreen, disable_raw_mode, enable_raw_mode,
+    DisableLineWrap, EnableLineWrap, EnterAlternateScreen, LeaveAlternateScreen, disable_raw_mode,
+    enable_raw_mode,
 };
 use ratatui::Terminal;
 use ratatui::backend::CrosstermBackend;
@@ -59,14 +60,22 @@ static TAKEN: AtomicBool = AtomicBool::new(false);
 fn take_over() -> io::Result<()> {
     enable_raw_mode()?;
     TAKEN.store(true, Ordering::SeqCst);
-    execute!(stdout(), EnterAlternateScreen, EnableBracketedPaste, EnableMouseCapture)
+    execute!(
+        stdout(),
+        EnterAlternateScreen,
+        // A character that is wider than it was thought to be stays on its row.
+        DisableLineWrap,
+        EnableBracketedPaste,
+        EnableMouseCapture
+    )
 }
 
 fn give_back() {
     if !TAKEN.swap(false, Ordering::SeqCst) {
         return;
     }
-    let _ = execute!(stdout(), DisableMouseCapture, DisableBracketedPaste, LeaveAlternateScreen);
+    let _ = execute!(stdout(), DisableMouseCapture, DisableBracketedPaste, EnableLineWrap);
+    let _ = execute!(stdout(), LeaveAlternateScreen);
     let _ = execute!(stdout(), crossterm::cursor::Show);
     let _ = disable_raw_mode();
 }

@@ -1,5 +1,8 @@
 //! The one gate for text from models, files and programs on its way to a terminal.
 
+use unicode_segmentation::UnicodeSegmentation;
+use unicode_width::UnicodeWidthStr;
+
 /// Characters that change what a terminal does or how a line reads: controls, direction overrides,
 /// invisible ones. They become visible.
 pub fn clean(text: &str) -> String {
@@ -10,6 +13,12 @@ pub fn clean(text: &str) -> String {
             '\n' | '\t' => out.push(character),
             // The line end of some files.
             '\r' if characters.peek() == Some(&'\n') => {}
+            // A vowel or an end of a Korean syllable without its beginning is not shown at all.
+            '\u{1160}'..='\u{11ff}' | '\u{d7b0}'..='\u{d7ff}'
+                if !out.chars().last().is_some_and(is_jamo) =>
+            {
+                out.extend(character.escape_unicode());
+            }
             // It makes the character before it a picture.
             '\u{fe0f}' if out.chars().last().is_some_and(|before| !before.is_ascii()) => {
                 out.push(character);
@@ -23,18 +32,25 @@ pub fn clean(text: &str) -> String {
     out
 }
 
-/// The same for what is approved: a line end of another kind and a space that is none make it something
-/// else.
+/// The same for what is approved: a line end of another kind, a space that is none, and whatever takes no
+/// room on a screen make it something else.
 pub fn exact(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
-    for character in text.chars() {
-        let visible = matches!(character, ' ' | '\t' | '\n') || !character.is_whitespace();
-        match visible {
-            true => out.push(character),
-            false => out.extend(character.escape_unicode()),
+    for grapheme in text.graphemes(true) {
+        let hidden = grapheme.width() == 0 || grapheme.contains('\u{fe0f}');
+        for character in grapheme.chars() {
+            let plain = matches!(character, ' ' | '\t' | '\n');
+            match plain || !(hidden || character.is_whitespace()) {
+                true => out.push(character),
+                false => out.extend(character.escape_unicode()),
+            }
         }
     }
     clean(&out)
+}
+
+fn is_jamo(character: char) -> bool {
+    matches!(character, '\u{1100}'..='\u{11ff}' | '\u{a960}'..='\u{a97f}' | '\u{ac00}'..='\u{d7ff}')
 }
 
 /// JSON in which what a terminal could act on is escaped the way of JSON: the same value.
@@ -66,7 +82,8 @@ pub fn line(text: &str, width: usize) -> String {
 
 fn is_deceptive(character: char) -> bool {
     matches!(character,
-        '\u{ad}' | '\u{34f}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}' | '\u{180b}'..='\u{180f}'
+        '\u{ad}' | '\u{34f}' | '\u{600}'..='\u{605}' | '\u{6dd}' | '\u{70f}' | '\u{890}' | '\u{891}' | '\u{8e2}'
+        | '\u{110bd}' | '\u{110cd}' | '\u{13430}'..='\u{1345f}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}' | '\u{180b}'..='\u{180f}'
         | '\u{1bca0}'..='\u{1bca3}' | '\u{1d173}'..='\u{1d17a}' | '\u{2800}' | '\u{3164}' | '\u{ffa0}'
         | '\u{fe00}'..='\u{fe0f}' | '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
         | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e0fff}')
@@ -84,6 +101,13 @@ mod tests {
         assert_eq!(line("a\nb\tc", 3), "a b…");
         assert_eq!(clean("./build.sh\r"), "./build.sh\\u{d}");
         assert_eq!(clean("x\u{180b}y\u{e0fff}"), "x\\u{180b}y\\u{e0fff}");
+        assert_eq!(exact("sh te\u{1161}\u{1161}st"), "sh te\\u{1161}\\u{1161}st");
+        assert_eq!(exact("\u{301}clean\n\u{20dd}x"), "\\u{301}clean\n\\u{20dd}x");
+        assert_eq!(
+            exact("e\u{301}t\u{e9} 각 \u{1100}\u{1161}\u{11a8}"),
+            "e\u{301}t\u{e9} 각 \u{1100}\u{1161}\u{11a8}"
+        );
+        assert_eq!(clean("te\u{1161}st \u{13437}"), "te\\u{1161}st \\u{13437}");
         assert_eq!(exact("./b.sh\r\nls\u{a0}-l a\tb"), "./b.sh\\u{d}\nls\\u{a0}-l a\tb");
     }
 
@@ -98,6 +122,13 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn what_is_approved_hides_nothing(text in any::<String>()) {
+            for grapheme in exact(&text).graphemes(true) {
+                prop_assert!(grapheme.width() > 0 || matches!(grapheme, "\n" | "\t"), "{grapheme:?}");
+            }
+        }
+
         #[test]
         fn nothing_that_controls_a_terminal_gets_through(text in any::<String>()) {
             for character in clean(&text).chars() {

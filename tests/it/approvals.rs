@@ -78,6 +78,7 @@ impl Front {
             approver: None,
             rules_file: Some(root.path().join("rules.toml")),
             refused: RefCell::default(),
+            tries_refused: Default::default(),
             tasks: tokio::sync::Semaphore::new(8),
         };
         Front { root, session, runtime }
@@ -177,7 +178,7 @@ fn a_rule_of_the_session_holds_until_it_is_withdrawn_and_no_other_is_taken() {
     assert!(!exists(&front.workspace().join("c")) && exists(&front.workspace().join("a")));
     let grants = front.session.broker.grants();
     assert_eq!(grants, ["bash(touch a)", "bash(touch a *)"]);
-    grants.iter().for_each(|rule| front.session.broker.withdraw(rule));
+    assert!(grants.iter().all(|rule| front.session.withdraw(rule).unwrap()));
     assert!(front.session.broker.grants().is_empty());
 }
 
@@ -194,6 +195,11 @@ fn a_rule_for_ever_is_written_down_and_a_denied_call_is_not_asked_about_again() 
     assert!(result.calls[2].output.contains("already denied"), "{}", result.calls[2].output);
     let rules = std::fs::read_to_string(front.root.path().join("rules.toml")).unwrap();
     assert_eq!(rules, "allow = [\"bash(touch a)\"]\n");
+    // What is taken back is not in the file either, and holds nowhere.
+    assert!(front.session.withdraw("bash(touch a)").unwrap());
+    assert!(!front.session.withdraw("bash(touch a)").unwrap());
+    let rules = std::fs::read_to_string(front.root.path().join("rules.toml")).unwrap();
+    assert_eq!(rules, "allow = []\n");
 }
 
 #[test]
@@ -220,4 +226,17 @@ fn a_rule_that_cannot_be_written_down_is_not_given_either() {
     let (result, _) = front.run(|question| Verdict::Always(question.offers[0].clone()));
     assert_eq!(status(&result, "c0"), ToolStatus::Denied);
     assert!(front.session.broker.grants().is_empty());
+}
+
+#[test]
+fn another_try_is_for_once_and_not_asked_for_without_end() {
+    let text = "cannot write: Read-only file system\n";
+    let cat = |at: usize| ("bash", json!({"command": format!("cat error.txt none{at}")}));
+    let calls: Vec<_> = (0..6).map(cat).collect();
+    let mut front = Front::new(Mode::Standard, &calls);
+    std::fs::write(front.workspace().join("error.txt"), text).unwrap();
+    let (result, asked) = front.run(|_| Verdict::No(None));
+    assert_eq!(asked.len(), 3, "{asked:#?}");
+    assert!(asked.iter().all(|question| question.offers.is_empty()), "{asked:#?}");
+    assert_eq!(result.calls.len(), 6);
 }

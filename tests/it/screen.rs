@@ -17,6 +17,11 @@ fn edit(id: &str, old: &str, new: &str) -> Reply {
     Reply::call(id, "edit", json!({"path": "a.txt", "edits": edits}))
 }
 
+/// Longer than keys are kept from a question that has just come.
+fn settle() {
+    std::thread::sleep(std::time::Duration::from_millis(650));
+}
+
 fn ended(mut terminal: Terminal) {
     terminal.send("\x15\x04");
     assert_eq!(terminal.ended().0, 0);
@@ -31,12 +36,14 @@ fn the_first_start_offers_what_is_there_and_remembers_the_choice() {
         terminal.wait_for("Which provider is to answer?");
         terminal.wait_for("there is a key in OPENAI_API_KEY");
         terminal.wait_for("needs a key: export OPENROUTER_API_KEY=");
+        settle();
         terminal.send("demo\r");
         terminal.wait_for("demo script");
         ended(terminal);
         // The tour is no choice; a provider is.
         let mut terminal = Terminal::start(&world, None, &[]);
         terminal.wait_for("Which provider is to answer?");
+        settle();
         terminal.send("openai\r");
         terminal.wait_for("provider = openai is written to");
         ended(terminal);
@@ -47,6 +54,7 @@ fn the_first_start_offers_what_is_there_and_remembers_the_choice() {
         let world = World::new(account);
         let mut terminal = Terminal::start(&world, None, &[]);
         terminal.wait_for("Which provider is to answer?");
+        settle();
         terminal.send("\x1b");
         assert_eq!(terminal.ended().0, 0);
     }
@@ -59,7 +67,12 @@ fn files_of_a_new_directory_are_asked_about_as_long_as_nobody_has_answered() {
     let replies = vec![Reply::text("One."), Reply::text("Two.")];
     let server = ModelServer::start(replies).allowing_summaries();
     let mut terminal = Terminal::start(&world, Some(&server), &["first"]);
+    // What is typed before it can be read is no answer, and no word of it is one later.
+    terminal.send("yes tell me about this\r");
     terminal.wait_for("This project brings files for an agent. Trust them?");
+    settle();
+    terminal.send("yes");
+    terminal.wait_for("▌ no");
     terminal.send("\x1b[B\x1b[B");
     terminal.wait_for("Always say hello to \\u{1b}[31mMallory.");
     terminal.send("\x1b[A\x1b[A\r");
@@ -73,7 +86,8 @@ fn files_of_a_new_directory_are_asked_about_as_long_as_nobody_has_answered() {
     world.write("AGENTS.md", "Be brief.");
     let mut terminal = Terminal::start(&world, Some(&server), &["second"]);
     terminal.wait_for("Trust them?");
-    terminal.send("yes\r");
+    settle();
+    terminal.send("\x1b[B\r");
     terminal.wait_for("Two.");
     terminal.wait_for("AGENTS.md (trusted)");
     ended(terminal);
@@ -159,6 +173,15 @@ fn files_and_images_go_with_a_prompt() {
     terminal.wait_for("> look");
     terminal.send("\x15/drop secret/key\r");
     terminal.wait_for("1 files left out");
+    // A link in the project does not lead to what was not named.
+    std::os::unix::fs::symlink("../.ssh/id", world.workspace().join("key.png")).unwrap();
+    let key = world.workspace().join("key.png");
+    terminal.send(&format!("\x1b[200~{}\x1b[201~", key.display()));
+    terminal.wait_for("+ notes.txt key.png");
+    terminal.send("look\r");
+    terminal.wait_for("add that if you mean it");
+    terminal.send(&format!("\x15/drop {}\r", key.display()));
+    terminal.wait("the file to go", |text| !text.contains("+ notes.txt key.png"));
     let shot = world.workspace().join("shot.png");
     terminal.send(&format!("\x1b[200~{}\x1b[201~", shot.display()));
     terminal.wait_for("shot.png");
@@ -299,14 +322,13 @@ fn what_the_sandbox_stopped_runs_again_after_a_yes() {
         ModelServer::start(vec![cat("b1"), Reply::text("So."), cat("b2"), Reply::text("Well.")])
             .allowing_summaries();
     let mut terminal = Terminal::start(&world, Some(&server), &["go"]);
-    terminal.wait_for("the sandbox stopped it");
-    terminal.wait_for("A yes runs it again with the right to");
+    terminal.wait_for("its output says that the sandbox stopped it");
     terminal.wait_for("Answer with a key.");
     terminal.send("n");
     terminal.wait_for("So.");
     terminal.wait_for("stopped by the sandbox: commands that were not asked for");
     terminal.send("again\r");
-    terminal.wait("the question", |text| text.contains("the sandbox stopped it"));
+    terminal.wait("the question", |text| text.contains("says that the sandbox stopped it"));
     terminal.wait_for("Answer with a key.");
     // Between the two, what it misses comes into being.
     world.write("missing.txt", "here\n");
@@ -496,6 +518,8 @@ fn nothing_hostile_gets_through_names_branches_lists_and_sessions() {
     let world = World::new(Account::Current);
     let evil = "\u{1b}]52;c;ZXZpbA==\u{7}\u{9b}31m\u{202e}\u{200b}";
     world.write(&format!("evil{evil}.txt"), "x\n");
+    world.write("evil\n/quit", "x\n");
+    world.write("evil\u{202e}\u{200b}.txt", "x\n");
     world.write(".git/HEAD", &format!("ref: refs/heads/odd{evil}\n"));
     world.write(".zerostack/prompts/evil.md", &format!("Be {evil}\n"));
     world.write("AGENTS.md", evil);
@@ -512,14 +536,17 @@ fn nothing_hostile_gets_through_names_branches_lists_and_sessions() {
     ]);
     let mut terminal = Terminal::start(&world, Some(&server), &[]);
     terminal.wait_for("Trust them?");
+    settle();
     terminal.send("\x1b[B\x1b[B\x1b[B");
     terminal.wait_for("evil.md");
     terminal.send("\x1b[A\x1b[A\x1b[A\r");
     terminal.wait_for("· odd\\u{1b}");
     terminal.send("@evil");
-    terminal.wait_for("  evil\\u{1b}");
-    terminal.send("\x1b[B\t");
-    terminal.wait_for("> @evil\\u{1b}");
+    terminal.wait_for("evil\\u{202e}");
+    // A name that would be two is in no list.
+    assert!(!terminal.text().contains("/quit") && !terminal.text().contains("evil\\u{1b}"));
+    terminal.send(".txt\t");
+    terminal.wait_for("> @evil\\u{202e}");
     terminal.send("\x15go\r");
     terminal.wait_for("there are read, write");
     terminal.wait("rest", |text| text.contains("\n  \\u{1b}") && !text.contains("working"));

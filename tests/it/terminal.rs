@@ -230,6 +230,8 @@ fn earlier_prompts_files_and_sessions_are_found() {
     terminal.ended();
     let mut terminal = Terminal::start(&world, Some(&server), &["-r"]);
     terminal.wait_for("Go on with which session?");
+    // Keys that come with it are not meant for it.
+    std::thread::sleep(Duration::from_millis(650));
     terminal.send("Engines\r");
     terminal.wait_for("One.");
     terminal.send("and\r");

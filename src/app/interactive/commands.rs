@@ -174,9 +174,11 @@ impl Ui {
         let broker = &session.broker;
         if let Some(rule) = arguments.strip_prefix("withdraw ") {
             let rule = rule.trim();
-            let known = broker.grants().iter().any(|granted| granted == rule);
-            broker.withdraw(rule);
-            let words = if known { "withdrawn" } else { "no such rule was given in this session" };
+            let words = match session.withdraw(rule) {
+                Ok(true) => "withdrawn",
+                Ok(false) => "no such rule was given with an answer",
+                Err(error) => return self.state.notice(&format!("not withdrawn: {error}")),
+            };
             return self.state.notice(words);
         }
         let policy = broker.policy();
@@ -371,9 +373,10 @@ impl Ui {
         let Some(Back { flags, prompt, given }) = self.back.take() else { return Ok(session) };
         let (mut session, newer) = self.try_another(session, flags.clone(), Begin::Same).await?;
         if session.inner.record.state().prompt != prompt {
-            self.state.notice(&format!("the prompt {prompt} does not come back yet"));
-            self.back = Some(Back { flags, prompt, given });
-            return Ok(session);
+            // It may have been the stricter one: what is left is one that only looks.
+            self.state.notice(&format!("the prompt {prompt} is gone; going on under plan"));
+            let plan = RunFlags { load_prompt: Some("plan".into()), ..flags };
+            return self.become_another(session, plan, Begin::Same).await;
         }
         let rest = given.and_then(|given| session.inner.broker.take_over(given));
         for given in rest.iter().chain(&newer) {

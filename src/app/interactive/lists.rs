@@ -1,5 +1,7 @@
 //! What there is to choose from, for commands without an argument.
 
+use std::collections::HashSet;
+
 use super::Ui;
 use crate::app::prepare::Prepared;
 use crate::app::{pick, sessions, start};
@@ -76,9 +78,9 @@ async fn models(session: &Prepared) -> Result<Picker, Report> {
     let mut all: Vec<String> = own.collect();
     all.push(session.inner.settings.model.clone());
     all.extend(names);
-    let mut items: Vec<Item> = Vec::new();
+    let (mut items, mut seen) = (Vec::new(), HashSet::new());
     for name in all {
-        if items.iter().any(|item| item.value == name) {
+        if !seen.insert(name.clone()) {
             continue;
         }
         let facts = catalog::Facts::of(&name, &project.config.models);

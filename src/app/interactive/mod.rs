@@ -22,7 +22,7 @@ use super::prepare::{Opening, Prepared, RUNG};
 use super::rounds::{self, Rounds};
 use super::sessions::TakenBack;
 use super::{history, pick, start};
-use crate::agent::{AgentEvent, Outcome, ToolResult, ToolStatus, Verdict};
+use crate::agent::{AgentEvent, Outcome, ToolResult, ToolStatus, Verdict, is_summary};
 use crate::cli::RunFlags;
 use crate::config::Notify;
 use crate::model::{Attachment, Message};
@@ -33,7 +33,7 @@ use crate::ui::term::{self, Screen};
 use crate::ui::{Bindings, Command, Facts, Intent, Running, State, draw, text};
 
 /// How long a question must have been there without a key before a key can be its answer.
-const SETTLED: Duration = Duration::from_millis(500);
+pub(super) const SETTLED: Duration = Duration::from_millis(500);
 /// Shortest time between two drawings while an answer streams in.
 const FRAME: Duration = Duration::from_millis(30);
 /// After a run of this length the user may be looking elsewhere.
@@ -145,6 +145,10 @@ fn replay(state: &mut State, messages: &[Message]) {
     for message in messages {
         match message {
             Message::System { .. } => {}
+            Message::User { text, .. } if is_summary(text) => {
+                state.notice("what was said before is summarised");
+                state.on(AgentEvent::Text { text: text.clone() });
+            }
             Message::User { text, .. } => match ran_by_user(text) {
                 Some((command, output)) => {
                     state.said(&format!("!{command}"));
@@ -153,7 +157,9 @@ fn replay(state: &mut State, messages: &[Message]) {
                 None => {
                     let (prompt, files) = without_files(text);
                     state.said(prompt);
-                    files.iter().for_each(|file| state.notice(&format!("with {file}")));
+                    for file in files {
+                        state.notice(&format!("with {}", text::line(file, 300)));
+                    }
                 }
             },
             Message::Assistant { text, calls, .. } => {
@@ -338,7 +344,7 @@ impl Ui {
         for path in &self.state.added {
             let (text, attachments) = session.attach(path).await?;
             if attachments.is_empty() {
-                let text = prompt::broken_up(&text);
+                let text = prompt::broken_up(&text).replace('\r', "␍");
                 texts.push_str(&format!("{FILE}{path:?}>\n{text}</file>"));
             }
             all.extend(attachments);
@@ -374,7 +380,7 @@ impl Ui {
                 Err(why) => {
                     // Neither it nor what is being written is lost.
                     match self.state.input.is_empty() {
-                        true => self.state.input.set(prompt.clone()),
+                        true => self.state.input.bring_back(prompt.clone()),
                         false => self.state.queue.push_front(prompt.clone()),
                     }
                     self.state.notice(&format!("{why}\nnothing was sent; /drop leaves a file out"));
@@ -443,7 +449,9 @@ impl Ui {
                                 let _: Result<(), Verdict> = oneshot::Sender::send(answer, verdict);
                             }
                         }
-                        Next::Intent(Intent::NextQuestion) => answers.rotate_left(1),
+                        Next::Intent(Intent::NextQuestion) if !answers.is_empty() => {
+                            answers.rotate_left(1);
+                        }
                         Next::Intent(Intent::Files(part)) => {
                             let broker = &session.broker;
                             looking = Some(Box::pin(async move { broker.files_like(&part).await }));
