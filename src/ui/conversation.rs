@@ -364,7 +364,7 @@ impl State {
                 }
                 rows
             }
-            Kind::Page(words) => with(words, theme.text, "│ ", theme.accent),
+            Kind::Page(words) => with(words, theme.text, "┃ ", theme.accent),
             Kind::Tool(tool) => self.tool_rows(tool, width),
         }
     }
@@ -396,7 +396,7 @@ impl State {
             head.push(Span::styled(format!("  {}", seconds(tool.milliseconds)), theme.dim));
         }
         let mut rows = wrap(&head, width, &Span::styled(sign, style), &Span::raw("  "));
-        let bar = Span::styled("  │ ", theme.dim);
+        let bar = Span::styled("│ ", theme.dim);
         let failed = matches!(tool.status, Some(ToolStatus::Error | ToolStatus::Denied));
         if tool.open && !tool.id.is_empty() {
             for fact in tool.facts(&self.facts.rung) {
@@ -758,7 +758,12 @@ mod tests {
         state.on(AgentEvent::Text { text: "in() {}\n```\n".into() });
         assert_eq!(state.last_answer().as_deref(), Some("```\nfn main() {}\n```\n"));
         assert!(screen(&state, 40, 30).contains("    fn main() {}"));
-        // After a call it is another one.
+        // After a prompt, and after a call, it is another one.
+        state.said("And?");
+        state.on(AgentEvent::Text { text: "So.".into() });
+        assert_eq!(state.last_answer().as_deref(), Some("So."));
+        let shown = screen(&state, 40, 30);
+        assert!(row_of(&shown, "▌ And?") < row_of(&shown, "  So."));
         called(&mut state, "read", json!({"path": "x"}));
         state.on(AgentEvent::Text { text: "Next.".into() });
         assert_eq!(state.last_answer().as_deref(), Some("Next."));

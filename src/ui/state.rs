@@ -274,6 +274,7 @@ impl State {
 
     pub fn said(&mut self, words: &str) {
         self.push(Kind::User(text::clean(words)));
+        self.growing = None;
         self.view.to_end();
     }
 

@@ -384,8 +384,8 @@ pub(super) mod tests {
             for line in [
                 "▌ Change one to two",
                 "● edit a.txt  2.3 s",
-                "  │ -one",
-                "  │ +two",
+                "│ -one",
+                "│ +two",
                 "  It is two now.",
             ] {
                 assert!(shown.lines().any(|shown| shown == line), "{width}: {line} in\n{shown}");

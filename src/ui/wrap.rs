@@ -127,7 +127,7 @@ impl Builder {
         let used = prefix.content.width();
         let spans = if prefix.content.is_empty() { Vec::new() } else { vec![prefix.clone()] };
         // A bullet or a number is text; what only sets it off is not.
-        let sets_off = prefix.content.chars().all(|sign| " ▌┆│╎!↪".contains(sign));
+        let sets_off = prefix.content.chars().all(|sign| " ▌┆│┃╎!↪".contains(sign));
         let margin = if sets_off { used } else { 0 };
         let row = Row { line: Line::from(spans), margin, glue };
         // At least one character fits, however narrow the screen is.

@@ -418,7 +418,7 @@ fn keys_colours_and_calls_are_settings_and_mistakes_in_them_are_told() {
     terminal.send("\x1b");
     terminal.wait("the end of looking", |text| !text.contains("find: done"));
     terminal.send("/help\r");
-    terminal.wait_for("│ Commands");
+    terminal.wait_for("┃ Commands");
     terminal.send("\x1b[6~");
     terminal.wait_for("[name in the settings]");
     terminal.send("/theme\r");
