@@ -561,7 +561,8 @@ pub(super) fn draw(frame: &mut Frame, state: &State, area: Rect) {
     *view.shown.borrow_mut() = shown;
     // Only what is near is kept ready.
     let near = first.saturating_sub(KEPT)..place.entry + KEPT;
-    for (_, entry) in state.entries.iter().enumerate().filter(|(at, _)| !near.contains(at)) {
+    let far = state.entries.iter().enumerate().filter(|(at, _)| !near.contains(at));
+    for (_, entry) in far {
         if let Some(drawn) = entry.drawn.borrow_mut().as_mut() {
             drawn.rows = None;
         }

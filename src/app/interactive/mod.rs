@@ -553,9 +553,9 @@ impl Ui {
         if begun.elapsed() >= LONG {
             self.call("the run has ended")?;
         }
-        let well = match &done {
+        let well = match done {
             Done::Run(result) => {
-                self.report(result);
+                self.report(&result);
                 matches!(result.outcome, Outcome::Done { .. })
             }
             Done::Shell(result) => {
@@ -574,7 +574,7 @@ impl Ui {
                 matches!(ended.result.outcome, Outcome::Done { .. })
             }
             Done::Aside(answer) => {
-                self.answered_aside(answer.clone());
+                self.answered_aside(answer);
                 true
             }
             Done::Stopped => {
