@@ -10,6 +10,7 @@ mod keys;
 mod markdown;
 mod picker;
 mod question;
+mod rows;
 mod state;
 pub mod term;
 pub mod text;

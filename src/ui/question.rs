@@ -5,7 +5,7 @@ use ratatui::layout::Rect;
 use ratatui::text::{Line, Span};
 use ratatui::widgets::{Block, Borders, Clear, Paragraph};
 
-use super::conversation::Diff;
+use super::rows::Diff;
 use super::state::State;
 use super::theme::Theme;
 use super::{text, wrap};

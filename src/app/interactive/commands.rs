@@ -5,7 +5,8 @@ use std::path::Path;
 use clap::Parser;
 use zerostack_sandbox::Canary;
 
-use super::{Ui, Work, replay};
+use super::said::replay;
+use super::{Ui, Work};
 use crate::app::prepare::{Plan, Prepared, RUNG, Saved};
 use crate::app::resume::{self, Resumed};
 use crate::app::rounds::Rounds;

@@ -3,6 +3,7 @@
 
 mod commands;
 mod lists;
+mod said;
 
 use std::future::Future;
 use std::io::{IsTerminal, Write};
@@ -18,17 +19,16 @@ use tokio::sync::{mpsc, oneshot};
 use zerostack_sandbox::Launcher;
 
 use self::commands::{After, Back, count};
+use self::said::replay;
 use super::prepare::{Opening, Prepared, RUNG};
 use super::rounds::{self, Rounds};
 use super::sessions::TakenBack;
 use super::{history, pick, start};
-use crate::agent::{AgentEvent, Outcome, ToolResult, ToolStatus, Verdict, is_summary};
+use crate::agent::{AgentEvent, Outcome, ToolResult, Verdict};
 use crate::cli::RunFlags;
 use crate::config::Notify;
-use crate::model::{Attachment, Message};
-use crate::prompt;
 use crate::report::Report;
-use crate::supervisor::{Host, Question, RunResult, Session, ran_by_user};
+use crate::supervisor::{Host, Question, RunResult, Session};
 use crate::ui::term::{self, Screen};
 use crate::ui::{Bindings, Command, Facts, Intent, Running, State, draw, text};
 
@@ -126,66 +126,6 @@ async fn decisions(
         opening.again(flags).await?;
     }
     Ok(Some(chosen))
-}
-
-/// What stands before a file that goes with a prompt.
-const FILE: &str = "\n\n<file path=";
-
-/// What the user said in a message, and the files that went with it.
-fn without_files(text: &str) -> (&str, Vec<&str>) {
-    let mut parts = text.split(FILE);
-    let prompt = parts.next().unwrap_or_default();
-    let name = |part: &'_ str| part.find(">\n");
-    let files = parts.filter_map(|part| Some(part[..name(part)?].trim_matches('"')));
-    (prompt, files.collect())
-}
-
-/// Shows what was said before.
-fn replay(state: &mut State, messages: &[Message]) {
-    for message in messages {
-        match message {
-            Message::System { .. } => {}
-            Message::User { text, .. } if is_summary(text) => {
-                state.notice("what was said before is summarised");
-                state.on(AgentEvent::Text { text: text.clone() });
-            }
-            Message::User { text, .. } => match ran_by_user(text) {
-                Some((command, output)) => {
-                    state.said(&format!("!{command}"));
-                    state.ran(ToolStatus::Ok, output);
-                }
-                None => {
-                    let (prompt, files) = without_files(text);
-                    state.said(prompt);
-                    for file in files {
-                        state.notice(&format!("with {}", text::line(file, 300)));
-                    }
-                }
-            },
-            Message::Assistant { text, calls, .. } => {
-                if !text.is_empty() {
-                    state.on(AgentEvent::Text { text: text.clone() });
-                }
-                for call in calls {
-                    let arguments = serde_json::from_str(&call.arguments).unwrap_or_default();
-                    let (id, name) = (call.id.clone(), call.name.clone());
-                    state.on(AgentEvent::ToolCall { id, name, arguments });
-                }
-            }
-            Message::Tool { call_id, text, failed, .. } => {
-                let status = if *failed { ToolStatus::Error } else { ToolStatus::Ok };
-                state.on(AgentEvent::ToolResult {
-                    id: call_id.clone(),
-                    name: String::new(),
-                    status,
-                    output: text.clone(),
-                    milliseconds: 0,
-                    because: String::new(),
-                    attached: Vec::new(),
-                });
-            }
-        }
-    }
 }
 
 struct Ui {
@@ -338,20 +278,6 @@ impl Ui {
         }
     }
 
-    /// What goes with a prompt: the text of files, and images. An error leaves everything as it is.
-    async fn attachments(&self, session: &Session) -> Result<(String, Vec<Attachment>), String> {
-        let (mut texts, mut all) = (String::new(), Vec::new());
-        for path in &self.state.added {
-            let (text, attachments) = session.attach(path).await?;
-            if attachments.is_empty() {
-                let text = prompt::broken_up(&text).replace('\r', "␍");
-                texts.push_str(&format!("{FILE}{path:?}>\n{text}</file>"));
-            }
-            all.extend(attachments);
-        }
-        Ok((texts, all))
-    }
-
     /// One piece of work, while the screen lives.
     async fn run(
         &mut self,
@@ -368,7 +294,7 @@ impl Ui {
         let session = &*session;
         let (mut texts, mut attached) = (String::new(), Vec::new());
         match &work {
-            Work::Prompt(prompt) => match self.attachments(session).await {
+            Work::Prompt(prompt) => match said::attachments(session, &self.state.added).await {
                 Ok((more, attachments)) => {
                     self.taken.clear();
                     self.state.said(prompt);
