@@ -29,12 +29,13 @@ pub fn theme(name: Option<&str>, host: &Host, no_color: bool) -> Result<Theme, R
     let depth = term::depth(no_color);
     let usual = Theme::usual(depth, term::is_light());
     let name = if no_color { usual } else { name.unwrap_or(usual) };
-    let simple = |letter: char| letter.is_alphanumeric() || "-_".contains(letter);
+    let simple = name.chars().all(|it| it.is_alphanumeric() || "-_".contains(it));
     let file = host.configuration().join("themes").join(format!("{name}.toml"));
-    match std::fs::read_to_string(&file) {
-        Ok(text) if name.chars().all(simple) => Theme::parse(&text, depth)
+    let own = if simple { std::fs::read_to_string(&file).ok() } else { None };
+    match own {
+        Some(text) => Theme::parse(&text, depth)
             .map_err(|error| Report::error(format!("{}: {error}", file.display()))),
-        _ => Theme::named(name, depth).map_err(|error| {
+        None => Theme::named(name, depth).map_err(|error| {
             Report::usage(error).hint("your own themes are in ~/.config/zerostack/themes")
         }),
     }
@@ -184,9 +185,10 @@ pub fn remember(provider: &str, host: &Host) -> Option<String> {
         return None;
     }
     let text = format!("provider = {}\n", toml::Value::from(provider));
-    match std::fs::write(&files[1], text) {
+    // Whatever the umask: a file that others can change is not taken at the next start.
+    match super::sessions::write_new(&files[1], &text) {
         Ok(()) => Some(format!("provider = {provider} is written to {}", files[1].display())),
-        Err(error) => Some(format!("the choice is not kept: {}: {error}", files[1].display())),
+        Err(report) => Some(format!("the choice is not kept: {}", report.message)),
     }
 }
 

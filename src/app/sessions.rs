@@ -122,7 +122,8 @@ pub fn export_to(session: Option<PathBuf>, file: &str) -> Result<(), Report> {
     write_new(Path::new(file), &text)
 }
 
-fn write_new(path: &Path, text: &str) -> Result<(), Report> {
+/// Writes a file that was not there, readable by the user alone.
+pub fn write_new(path: &Path, text: &str) -> Result<(), Report> {
     let mut options = std::fs::OpenOptions::new();
     options.write(true).create_new(true);
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);

@@ -85,6 +85,7 @@ impl Default for Options {
 pub struct Given {
     mode: policy::Mode,
     rules: Vec<Rule>,
+    withdrawn: HashSet<String>,
     jobs: Jobs,
 }
 
@@ -180,7 +181,8 @@ impl Broker {
         let own = seen.filter(|((conversation, _), _)| conversation.is_empty());
         let seen = own.map(|((_, path), hash)| (path, hash)).collect();
         let mode = self.judge.policy().name;
-        (self.cells, seen, Given { mode, rules: self.granted.into_inner(), jobs: self.jobs })
+        let (rules, withdrawn) = (self.granted.into_inner(), self.withdrawn.into_inner());
+        (self.cells, seen, Given { mode, rules, withdrawn, jobs: self.jobs })
     }
 
     /// Takes over what was given under the same mode; under another one it would have other rights, and
@@ -190,6 +192,7 @@ impl Broker {
             return Some(given);
         }
         self.granted = RefCell::new(given.rules);
+        self.withdrawn = RefCell::new(given.withdrawn);
         self.jobs = given.jobs;
         None
     }
@@ -302,13 +305,10 @@ impl Broker {
         self.granted.borrow().iter().map(Rule::text).collect()
     }
 
-    /// Takes a rule back, wherever it was given: what only it allows is asked about. Says whether it was
-    /// given in this session.
-    pub fn withdraw(&self, rule: &str) -> bool {
-        let before = self.granted.borrow().len();
+    /// Takes a rule back, wherever it was given: what only it allows is asked about.
+    pub(super) fn withdraw(&self, rule: &str) {
         self.granted.borrow_mut().retain(|granted| granted.text() != rule);
         self.withdrawn.borrow_mut().insert(rule.to_owned());
-        self.granted.borrow().len() < before
     }
 
     /// What a call of `read` gets if it is about an output that was kept: no file of anybody's, and
@@ -599,7 +599,9 @@ impl Broker {
         let target = self.target(&self.host.workspace.join(".git/HEAD"))?;
         let result = self.file_call(&read, target, ".git/HEAD", None, None).await.result;
         let (_, branch) = result.text.lines().next()?.split_once("ref: refs/heads/")?;
-        (result.status == ToolStatus::Ok).then(|| branch.to_owned())
+        // git has no branch with blanks: in a line of the screen it would be more than a name.
+        let named = result.status == ToolStatus::Ok && !branch.contains(char::is_whitespace);
+        named.then(|| branch.to_owned())
     }
 
     /// Whether changes can be taken back at all: tools must be able to change files without a question.

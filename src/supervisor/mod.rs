@@ -12,6 +12,7 @@ mod jobs;
 mod net;
 mod outputs;
 mod record;
+mod rules_file;
 mod run;
 mod scan;
 mod vault;

@@ -3,7 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::{HashSet, VecDeque};
 use std::future::Future;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::time::{Duration, Instant};
 
@@ -17,6 +17,7 @@ use super::approval::{self, Approver};
 use super::broker::{Broker, Executed, Grant};
 use super::net::{Backend, Recorder};
 use super::record::Record;
+use super::rules_file;
 use crate::agent::{
     Agent, AgentEvent, Effect, Event, Note, Outcome, STOPPED, Settings, ToolResult, ToolStatus,
     Verdict,
@@ -561,14 +562,18 @@ impl Session {
     /// again. Says whether there was such a rule.
     pub fn withdraw(&self, rule: &str) -> std::io::Result<bool> {
         let stored = match &self.rules_file {
-            Some(file) => remove_rule(file, rule)?,
+            Some(file) => rules_file::remove(file, rule)?,
             None => false,
         };
-        Ok(self.broker.withdraw(rule) || stored)
+        let known = stored || self.broker.grants().iter().any(|given| given == rule);
+        if known {
+            self.broker.withdraw(rule);
+        }
+        Ok(known)
     }
 
     fn remember_rule(&self, rule: &str) -> bool {
-        self.rules_file.as_ref().is_some_and(|file| add_rule(file, rule).is_ok())
+        self.rules_file.as_ref().is_some_and(|file| rules_file::add(file, rule).is_ok())
     }
 
     /// Runs a sub-agent: the same policy, the same workers, its own conversation.
@@ -616,45 +621,6 @@ impl Session {
         };
         Ended { denials, ..Ended::new(call, result) }
     }
-}
-
-/// Adds an allowing rule to a file of settings that holds nothing else.
-fn add_rule(file: &Path, rule: &str) -> std::io::Result<()> {
-    change_rules(file, |rules| {
-        if !rules.iter().any(|known| known.as_str() == Some(rule)) {
-            rules.push(rule.into());
-        }
-    })
-}
-
-/// Takes one out again; says whether it was there.
-fn remove_rule(file: &Path, rule: &str) -> std::io::Result<bool> {
-    let mut found = false;
-    if file.exists() {
-        change_rules(file, |rules| {
-            let before = rules.len();
-            rules.retain(|known| known.as_str() != Some(rule));
-            found = rules.len() < before;
-        })?;
-    }
-    Ok(found)
-}
-
-fn change_rules(file: &Path, change: impl FnOnce(&mut Vec<toml::Value>)) -> std::io::Result<()> {
-    let directory = file.parent().unwrap_or(Path::new("/"));
-    let text = match std::fs::read_to_string(file) {
-        Ok(text) => text,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
-        Err(error) => return Err(error),
-    };
-    let mut table: toml::Table = toml::from_str(&text).map_err(std::io::Error::other)?;
-    let rules = table.entry("allow").or_insert_with(|| toml::Value::Array(Vec::new()));
-    change(rules.as_array_mut().ok_or(std::io::ErrorKind::InvalidData)?);
-    let mut new = tempfile::NamedTempFile::new_in(directory)?;
-    std::io::Write::write_all(&mut new, table.to_string().as_bytes())?;
-    new.as_file().sync_data()?;
-    new.persist(file)?;
-    Ok(())
 }
 
 impl Denial {

@@ -213,14 +213,19 @@ impl Input {
     pub fn backspace(&mut self) {
         let to = self.cursor;
         self.left();
-        self.text.replace_range(self.cursor..to, "");
-        self.brought &= !self.text.is_empty();
+        self.remove(self.cursor, to);
     }
 
     pub fn delete(&mut self) {
-        let to = self.step(true);
-        self.text.replace_range(self.cursor..to, "");
+        self.remove(self.cursor, self.step(true));
+    }
+
+    /// Takes a part out. What is written into an empty line after that was typed here.
+    fn remove(&mut self, from: usize, to: usize) -> String {
+        let removed = self.text.drain(from..to).collect();
+        self.cursor = from;
         self.brought &= !self.text.is_empty();
+        removed
     }
 
     pub fn delete_word(&mut self) {
@@ -242,9 +247,7 @@ impl Input {
     }
 
     fn cut(&mut self, from: usize, to: usize) {
-        self.deleted = self.text.drain(from..to).collect();
-        self.cursor = from;
-        self.brought &= !self.text.is_empty();
+        self.deleted = self.remove(from, to);
     }
 
     /// Puts back what was deleted last.

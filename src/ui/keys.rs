@@ -214,6 +214,10 @@ impl State {
 
     /// Begins to look for words in the conversation.
     pub(super) fn find(&mut self, words: &str) {
+        // Its letters would be answers.
+        if !self.questions.is_empty() {
+            return self.notice("answer the question first");
+        }
         self.layer = None;
         self.view.find = Some(Find::new(words));
         self.find_next(true);
@@ -424,6 +428,11 @@ mod tests {
             state.key(KeyEvent::new(KeyCode::Char(key), KeyModifiers::CONTROL));
             assert!(state.view.find.is_none() && state.input.searching().is_none());
         }
+        let mut state = asking();
+        state.input.insert("/find y");
+        assert!(press(&mut state, "<enter>").is_empty() && state.view.find.is_none());
+        state.pick(Picker::new("Which?", vec![Item::new("one", "")]), Command::Theme);
+        assert!(state.layer.is_none());
         // And what did so before is over when a question comes.
         let mut state = State { running: Some(Default::default()), ..State::default() };
         state.find("sto");

@@ -297,6 +297,10 @@ impl State {
 
     /// Opens a list; choosing is the command with the value.
     pub fn pick(&mut self, list: Picker, command: Command) {
+        // It would have the keys that the question on the screen asks for.
+        if !self.questions.is_empty() {
+            return self.notice("answer the question first");
+        }
         self.layer = Some(Layer::Picker(list, command));
     }
 

@@ -198,6 +198,14 @@ fn a_rule_for_ever_is_written_down_and_a_denied_call_is_not_asked_about_again() 
     // What is taken back is not in the file either, and holds nowhere.
     assert!(front.session.withdraw("bash(touch a)").unwrap());
     assert!(!front.session.withdraw("bash(touch a)").unwrap());
+    let call = zerostack::model::ToolCall {
+        id: "x".into(),
+        name: "bash".into(),
+        arguments: json!({"command": "touch a"}).to_string(),
+    };
+    let subject = front.session.broker.look_at(&call).unwrap();
+    let decision = front.session.broker.decide(&call, &subject);
+    assert!(matches!(decision, zerostack::policy::Decision::Ask { .. }), "{decision:?}");
     let rules = std::fs::read_to_string(front.root.path().join("rules.toml")).unwrap();
     assert_eq!(rules, "allow = []\n");
 }

@@ -1,5 +1,6 @@
 //! What the screen offers besides the conversation: commands, lists, keys, colours, the first start.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use base64::Engine;
@@ -46,6 +47,10 @@ fn the_first_start_offers_what_is_there_and_remembers_the_choice() {
         settle();
         terminal.send("openai\r");
         terminal.wait_for("provider = openai is written to");
+        let settings = world.home().join(".config/zerostack/config.toml");
+        let mode = std::fs::metadata(&settings).unwrap().permissions().mode();
+        // Whatever the umask: one that others can change would be refused at the next start.
+        assert_eq!(mode & 0o777, 0o600);
         ended(terminal);
         let terminal = Terminal::start(&world, None, &[]);
         terminal.wait_for("· openai ");
