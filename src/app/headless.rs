@@ -56,7 +56,7 @@ async fn headless(launcher: Launcher, flags: RunFlags) -> Result<u8, Report> {
     }
     facts.begin();
     for file in &session.context {
-        let trust = if file.trusted { "trusted" } else { "not trusted" };
+        let trust = file.standing.words();
         let path = text::line(&file.path.display().to_string(), 200);
         eprintln!("zerostack: told the model {path} ({trust})");
     }

@@ -51,6 +51,10 @@ pub fn explain(call: &str, mode: &ModeFlags, rules: &RuleFlags) -> Result<u8, Re
     let subject = match tool {
         "bash" => Subject::Command(what.to_owned()),
         "todo_write" | "task" | "jobs" => Subject::Nothing,
+        memory if memory.starts_with("memory_") => match what {
+            "" => Subject::Nothing,
+            name => Subject::Name(name.to_owned()),
+        },
         _ => Subject::Path(host.resolve(if what.is_empty() { "." } else { what })),
     };
     let decision = judge.decide(&Call { tool: tool.to_owned(), subject: subject.clone() });
@@ -72,7 +76,7 @@ pub fn explain(call: &str, mode: &ModeFlags, rules: &RuleFlags) -> Result<u8, Re
                 say!("runs: {}", text::clean(&words.join(" ")));
             }
         }
-        Subject::Nothing => {}
+        Subject::Nothing | Subject::Name(_) => {}
     }
     Ok(0)
 }

@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use tokio::sync::Semaphore;
 use zerostack_sandbox::Launcher;
@@ -13,10 +13,11 @@ use super::start::{self, Project};
 use crate::agent::Settings;
 use crate::cli::RunFlags;
 use crate::config::{Config, EditSystem, Layer, Origin};
+use crate::memory::Memory;
 use crate::model::providers::DEMO;
 use crate::model::{Message, ToolSchema, demo};
 use crate::policy::{Action, Call, Decision, Judge, Mode, Place, Rule, Subject};
-use crate::prompt::{self, ContextFile, Prompt, Surroundings};
+use crate::prompt::{self, ContextFile, Prompt, Standing, Surroundings};
 use crate::report::Report;
 use crate::session::{Journal, Loaded, State};
 use crate::supervisor::{
@@ -94,6 +95,7 @@ pub struct Plan {
     model: Model,
     recorder: Option<RefCell<Recorder>>,
     tools: Vec<Definition>,
+    memory: Option<Memory>,
     hashed: bool,
     context: Vec<ContextFile>,
     config: Config,
@@ -155,7 +157,13 @@ impl Plan {
             tools.retain(|tool| !matches!(tool.kind, Kind::Changes | Kind::Command));
         }
         let judge = Judge::new(policy, groups, rules);
-        let context = readable(&project.context, &judge, host);
+        let memory =
+            (cfg!(feature = "memory") && config.memory != Some(false)).then(|| host.memory());
+        if memory.is_none() {
+            tools.retain(|tool| tool.kind != Kind::Memory);
+        }
+        let mut context = remembered(memory.as_ref(), &judge);
+        context.extend(readable(&project.context, &judge, host));
         let (name, attended) = (flags.name.clone(), !flags.print && !flags.loop_);
         if config.max_cost.is_some() && model.facts.price.is_none() {
             let name = text::line(&model.name, 80);
@@ -170,6 +178,7 @@ impl Plan {
             model,
             recorder,
             tools,
+            memory,
             hashed,
             context,
             config,
@@ -195,7 +204,8 @@ impl Plan {
             documents: model.facts.documents == Some(true),
         };
         let rules_file = Some(start::rules_file(&host));
-        let options = Options { takes, hashed: self.hashed, outputs: Outputs::new(outputs), seen };
+        let outputs = Outputs::new(outputs);
+        let options = Options { takes, hashed: self.hashed, outputs, seen, memory: self.memory };
         let broker = Broker::start(cells, judge, host, options)
             .await
             .map_err(|error| start::start_report(&error))?;
@@ -376,6 +386,18 @@ fn schema(tool: Definition) -> ToolSchema {
         description: tool.description.to_owned(),
         parameters: tool.schema,
     }
+}
+
+/// What of the memory the model is told, where it may look without a question.
+fn remembered(memory: Option<&Memory>, judge: &Judge) -> Vec<ContextFile> {
+    let call = Call { tool: "memory_read".into(), subject: Subject::Nothing };
+    let Some(memory) = memory else { return Vec::new() };
+    let Decision::Allow { .. } = judge.decide(&call) else { return Vec::new() };
+    let file = |(name, text)| {
+        let path = Path::new("memory").join::<String>(name);
+        ContextFile { path, text, standing: Standing::Memory }
+    };
+    memory.told().into_iter().map(file).collect()
 }
 
 /// The context files that may be read without a question, and the user's own.

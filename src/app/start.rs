@@ -10,7 +10,7 @@ use crate::cli::{ModeFlags, RuleFlags, RunFlags};
 use crate::config::{self, Ceiling, Config, ConfigError, Layer, Origin, Resolved, Trust};
 use crate::nearest::nearest;
 use crate::policy::{Action, Groups, Judge, Mode, Policy, Rule};
-use crate::prompt::ContextFile;
+use crate::prompt::{ContextFile, Standing};
 use crate::report::{ExitKind, Report};
 use crate::supervisor::{self, Cells, Collected, Host, HostError};
 use crate::tools::definitions;
@@ -295,7 +295,7 @@ pub async fn project(
         Project { resolved, context: Vec::new(), prompts: Vec::new(), undecided: Vec::new() };
     let own = host.configuration().join("AGENTS.md");
     if let Some(text) = own_file(&own)? {
-        project.context.push(ContextFile { path: own, text, trusted: true });
+        project.context.push(ContextFile { path: own, text, standing: Standing::Trusted });
     }
     for (path, text) in collected {
         let trusted = trust.holds(&path, &text);
@@ -304,7 +304,8 @@ pub async fn project(
         }
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         if CONTEXT_FILES.contains(&name.as_str()) {
-            project.context.push(ContextFile { path, text, trusted });
+            let standing = if trusted { Standing::Trusted } else { Standing::Untrusted };
+            project.context.push(ContextFile { path, text, standing });
         } else if trusted && let Some(name) = name.strip_suffix(".md") {
             project.prompts.push((name.to_owned(), text));
         }

@@ -80,6 +80,7 @@ thinking = "auto"
 max_turns = 200
 prompt = "code"
 context_files = true
+memory = true
 save_sessions = true
 edit_system = "similarity"
 compact = true
@@ -225,7 +226,7 @@ fn tightening(
                 let wanted = Mode::deserialize(value.clone()).ok();
                 wanted.zip(mode_of(so_far)).is_some_and(|(wanted, present)| wanted.at_most(present))
             }
-            "context_files" => value == Value::Boolean(false),
+            "context_files" | "memory" => value == Value::Boolean(false),
             "tools" => !so_far.contains_key("tools"),
             "ask" | "deny" => true,
             // Every prompt tightens the one that is built in; the user's own choice may be stricter.

@@ -57,6 +57,8 @@ pub struct Config {
     pub prompt: Option<String>,
     /// Whether AGENTS.md, CLAUDE.md and ARCHITECTURE.md are read.
     pub context_files: Option<bool>,
+    /// Whether there is a memory from session to session.
+    pub memory: Option<bool>,
     /// Whether sessions are saved.
     pub save_sessions: Option<bool>,
     /// How files are edited: similarity or hashedit.

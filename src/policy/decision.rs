@@ -21,6 +21,8 @@ pub enum Subject {
     Nothing,
     Path(Place),
     Command(String),
+    /// A thing that has a name of its own, such as a file of the memory.
+    Name(String),
 }
 
 impl fmt::Display for Subject {
@@ -28,7 +30,7 @@ impl fmt::Display for Subject {
         match self {
             Subject::Nothing => Ok(()),
             Subject::Path(place) => write!(f, "{}", place.path.display()),
-            Subject::Command(text) => f.write_str(text),
+            Subject::Command(text) | Subject::Name(text) => f.write_str(text),
         }
     }
 }
@@ -202,6 +204,7 @@ impl Judge {
         let subject = match (tool, subject) {
             (_, "") => Subject::Nothing,
             ("bash", line) => Subject::Command(line.to_owned()),
+            (tool, name) if tool.starts_with("memory_") => Subject::Name(name.to_owned()),
             (_, path) => {
                 let outside = path.starts_with('/') || path.starts_with("..");
                 Subject::Path(Place {

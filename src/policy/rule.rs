@@ -37,7 +37,7 @@ pub enum RuleError {
     Glob(String, String),
 }
 
-pub(super) const TOOLS: [&str; 10] = [
+pub(super) const TOOLS: [&str; 13] = [
     "read",
     "write",
     "edit",
@@ -48,6 +48,9 @@ pub(super) const TOOLS: [&str; 10] = [
     "jobs",
     "todo_write",
     "task",
+    "memory_read",
+    "memory_search",
+    "memory_write",
 ];
 
 impl Rule {
@@ -88,6 +91,7 @@ impl Rule {
         }
         match &call.subject {
             Subject::Nothing => self.pattern == "**",
+            Subject::Name(name) => self.pattern == "**" || wildcard(&self.pattern, name),
             Subject::Path(place) => {
                 self.globs.is_empty() || self.globs.iter().any(|glob| glob.is_match(&place.path))
             }

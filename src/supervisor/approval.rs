@@ -60,7 +60,7 @@ impl Broker {
                 .filter(|parent| !parent.as_os_str().is_empty())
                 .and_then(|parent| parent.to_str())
                 .map(|parent| format!("{}({}/**)", call.name, globset::escape(parent))),
-            Subject::Nothing => None,
+            Subject::Nothing | Subject::Name(_) => None,
         };
         let wider = wider.filter(|rule| self.would_allow(call, subject, rule));
         exact.into_iter().chain(wider).collect()
@@ -82,7 +82,7 @@ impl Broker {
                     refused.push("changes to any file");
                 }
             }
-        } else {
+        } else if let Subject::Path(_) = subject {
             refused.push("every other file");
         }
         refused.join(", ")
@@ -95,6 +95,8 @@ fn more_arguments(call: &ToolCall, subject: &Subject, has_diff: bool) -> Vec<(St
         Subject::Command(_) => &["command"],
         Subject::Path(_) if has_diff => &["path", "content", "edits"],
         Subject::Path(_) => &["path"],
+        Subject::Name(_) if has_diff => &["file", "text", "replaces"],
+        Subject::Name(_) => &["file"],
         Subject::Nothing => &[],
     };
     let arguments: Map<String, Value> = serde_json::from_str(&call.arguments).unwrap_or_default();

@@ -20,6 +20,7 @@ use super::host::Host;
 use super::jobs::Jobs;
 use super::outputs::{Capture, Outputs};
 use crate::agent::{ToolResult, ToolStatus};
+use crate::memory::Memory;
 use crate::model::{Attachment, ToolCall};
 use crate::policy::{self, Action, Decision, Judge, Place, Rule, Subject, WorkspaceView};
 use crate::session::Change;
@@ -49,7 +50,7 @@ pub struct Broker {
     tools: Vec<Definition>,
     worker: Mutex<Option<FileWorker>>,
     enforced: Enforced,
-    options: Options,
+    pub(super) options: Options,
     jobs: Jobs,
     /// Hashes of files as the model last saw them.
     seen: RefCell<HashMap<Seen, String>>,
@@ -71,12 +72,14 @@ pub struct Options {
     pub hashed: bool,
     pub outputs: Outputs,
     pub seen: HashMap<PathBuf, String>,
+    /// What is remembered, unless that is switched off.
+    pub memory: Option<Memory>,
 }
 
 impl Default for Options {
     fn default() -> Options {
-        let (takes, hashed, seen) = Default::default();
-        Options { takes, hashed, outputs: Outputs::new(None), seen }
+        let (takes, hashed, seen, memory) = Default::default();
+        Options { takes, hashed, outputs: Outputs::new(None), seen, memory }
     }
 }
 
@@ -237,6 +240,7 @@ impl Broker {
                 let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
                 format!("{}({})", call.name, globset::escape(path.to_str()?))
             }
+            Subject::Name(name) => format!("{}({name})", call.name),
             Subject::Nothing => call.name.clone(),
         };
         self.would_allow(call, subject, &text).then_some(text)
@@ -244,7 +248,11 @@ impl Broker {
 
     /// What a change would do to a file that the un-asked worker can see.
     pub(super) async fn preview(&self, call: &ToolCall, subject: &Subject) -> Option<String> {
-        let Subject::Path(place) = subject else { return None };
+        let place = match subject {
+            Subject::Path(place) => place,
+            Subject::Name(name) => return self.memory_preview(call, name),
+            Subject::Command(_) | Subject::Nothing => return None,
+        };
         if self.kind(&call.name) != Some(Kind::Changes) {
             return None;
         }
@@ -266,6 +274,7 @@ impl Broker {
         let kind = self.tool(&call.name).map(|tool| tool.kind).ok_or("there is no such tool")?;
         match kind {
             Kind::Local | Kind::Jobs | Kind::Task => Ok(Subject::Nothing),
+            Kind::Memory => self.memory_subject(call),
             Kind::Command => {
                 arguments::<BashArguments>(call).map(|bash| Subject::Command(bash.command))
             }
@@ -337,6 +346,7 @@ impl Broker {
         match (kind, subject) {
             (Some(Kind::Command), _) => self.command(call, grant).await,
             (Some(Kind::Jobs), _) => self.look_at_jobs(call).await.into(),
+            (Some(Kind::Memory), _) => self.remember_or_recall(call, subject).into(),
             (Some(Kind::Local), _) => {
                 self.file_call(call, Target::Nothing, "", None, None).await.into()
             }
@@ -716,7 +726,7 @@ fn hint(Stopped { why, may_be_granted }: Stopped, rule: Option<String>) -> Strin
     }
 }
 
-fn error(text: String) -> ToolResult {
+pub(super) fn error(text: String) -> ToolResult {
     ToolResult::new(ToolStatus::Error, text)
 }
 
@@ -742,7 +752,7 @@ fn path_reply(reply: Reply) -> PathReply {
     }
 }
 
-fn arguments<T: serde::de::DeserializeOwned>(call: &ToolCall) -> Result<T, String> {
+pub(super) fn arguments<T: serde::de::DeserializeOwned>(call: &ToolCall) -> Result<T, String> {
     let text = if call.arguments.trim().is_empty() { "{}" } else { &call.arguments };
     serde_json::from_str(text)
         .map_err(|error| format!("the arguments of {} are wrong: {error}", call.name))

@@ -6,6 +6,7 @@ use std::path::{Component, Path, PathBuf};
 
 use zerostack_sandbox::{Access, Identity};
 
+use crate::memory::Memory;
 use crate::policy::Place;
 use crate::wire::Found;
 
@@ -114,6 +115,11 @@ impl Host {
     /// Where earlier prompts are kept.
     pub fn history_file(&self) -> PathBuf {
         self.own[2].join("history.jsonl")
+    }
+
+    /// What is remembered of this project and of all.
+    pub fn memory(&self) -> Memory {
+        Memory::new(self.own[1].join("agent/memory"), &self.workspace)
     }
 
     /// Where it is kept what was trusted.

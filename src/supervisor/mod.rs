@@ -9,6 +9,7 @@ mod confine;
 mod git;
 mod host;
 mod jobs;
+mod memory;
 mod net;
 mod outputs;
 mod record;

@@ -25,6 +25,7 @@ pub enum Command {
     Permissions,
     Sandbox,
     Jobs,
+    Memory,
     Diff,
     Undo,
     Redo,
@@ -63,7 +64,7 @@ const fn row(
 
 /// All of them. What is in brackets may be left out.
 #[rustfmt::skip]
-pub const COMMANDS: [Row; 36] = [
+pub const COMMANDS: [Row; 37] = [
     row("help", "", "commands and keys", Command::Help, true),
     row("new", "", "a new session", Command::New, false),
     row("clear", "", "the same", Command::New, false),
@@ -86,6 +87,7 @@ pub const COMMANDS: [Row; 36] = [
     row("permissions", "[withdraw RULE]", "rules given in this session", Command::Permissions, true),
     row("sandbox", "", "what the kernel enforces now", Command::Sandbox, true),
     row("jobs", "[N]", "background commands, and the output of one; stop N", Command::Jobs, true),
+    row("memory", "[FILE]", "what is remembered; search, remember, edit, forget", Command::Memory, true),
     row("diff", "", "what tools changed in this session", Command::Diff, true),
     row("undo", "", "take back the last prompt: files and conversation", Command::Undo, false),
     row("redo", "", "take that back", Command::Redo, false),

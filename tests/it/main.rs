@@ -17,6 +17,7 @@ mod headless;
 mod holes;
 mod keys;
 mod kill;
+mod memory;
 mod model;
 mod pictures;
 mod probes;

@@ -67,6 +67,7 @@ impl Ui {
             Command::Permissions => self.permissions(session, arguments),
             Command::Sandbox => self.state.page(&enforced(session)),
             Command::Jobs => self.jobs(session, arguments).await,
+            Command::Memory => self.memory(session, arguments),
             Command::Diff => self.diff(session).await,
             Command::Theme if arguments.is_empty() => self.list_themes(session),
             Command::Theme => {
@@ -277,6 +278,9 @@ impl Ui {
                         return stay(session);
                     }
                 }
+            }
+            Command::Memory if arguments.starts_with("edit ") => {
+                self.edit_memory(&session.inner, arguments["edit ".len()..].trim());
             }
             Command::Undo => self.take_back(&session.inner, 1).await,
             Command::Redo => self.bring_back(&session.inner).await,

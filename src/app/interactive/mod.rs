@@ -3,6 +3,7 @@
 
 mod commands;
 mod lists;
+mod memory;
 mod said;
 
 use std::future::Future;
@@ -94,8 +95,8 @@ async fn interactive(launcher: Launcher, mut flags: RunFlags) -> Result<(), Repo
     ui.state.input.remember(history::load(session.inner.broker.host()));
     notices.iter().for_each(|notice| ui.state.notice(notice));
     for file in &session.context {
-        let trust = if file.trusted { "trusted" } else { "not trusted" };
-        ui.state.notice(&format!("told the model {} ({trust})", file.path.display()));
+        let standing = file.standing.words();
+        ui.state.notice(&format!("told the model {} ({standing})", file.path.display()));
     }
     let first = Some(ui.flags.message.join(" ")).filter(|first| !first.trim().is_empty());
     ui.live(session, first).await.map_err(failed)
@@ -234,8 +235,10 @@ impl Ui {
                 | Intent::Suspend
                 | Intent::Redraw => continue,
                 Intent::Edit => {
-                    if let Err(error) = self.edit(session.inner.broker.host()) {
-                        self.state.notice(&format!("the editor failed: {error}"));
+                    let before = self.state.input.text().to_owned();
+                    match self.edit(session.inner.broker.host(), &before) {
+                        Ok(text) => self.state.input.set(text.trim_end_matches('\n')),
+                        Err(error) => self.state.notice(&format!("the editor failed: {error}")),
                     }
                     continue;
                 }
@@ -518,9 +521,9 @@ impl Ui {
         }
     }
 
-    /// Opens the user's editor on the text of the input. It runs as the user, as from any shell.
+    /// Opens the user's editor on a text. It runs as the user, as from any shell.
     #[expect(clippy::disallowed_methods, reason = "the user's own editor")]
-    fn edit(&mut self, host: &Host) -> std::io::Result<()> {
+    fn edit(&mut self, host: &Host, text: &str) -> std::io::Result<String> {
         let variables = ["VISUAL", "EDITOR"].into_iter();
         let editor = variables.filter_map(std::env::var_os).find(|editor| !editor.is_empty());
         let editor = editor.unwrap_or_else(|| "vi".into());
@@ -528,7 +531,7 @@ impl Ui {
         let place = host.history_file().parent().map(Path::to_owned).unwrap_or_default();
         let mut file =
             tempfile::Builder::new().prefix("prompt-").suffix(".md").tempfile_in(place)?;
-        file.write_all(self.state.input.text().as_bytes())?;
+        file.write_all(text.as_bytes())?;
         // It would go on reading what is meant for the editor.
         self.keys = None;
         let mut ended = Ok(());
@@ -546,9 +549,7 @@ impl Ui {
         self.keys = Some(EventStream::new());
         paused.and(ended)?;
         // Editors replace files: it is read by its name.
-        let text = std::fs::read_to_string(file.path())?;
-        self.state.input.set(text.trim_end_matches('\n'));
-        Ok(())
+        std::fs::read_to_string(file.path())
     }
 
     fn report(&mut self, result: &RunResult) {
