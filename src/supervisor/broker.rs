@@ -476,6 +476,10 @@ impl Broker {
                 .into(),
             };
         }
+        if self.host.is_own(&place.path) {
+            let denied = std::io::Error::from(Errno::EACCES);
+            return error(format!("{shown}: {denied}: no yes gives zerostack's own files")).into();
+        }
         match (grant_file(place, kind), kind) {
             (Err(errno), _) => error(format!("{shown}: {}", std::io::Error::from(errno))).into(),
             (Ok(file), Kind::Walks) => self.walk_granted(call, place, &file, &shown).await.into(),

@@ -102,6 +102,12 @@ impl Host {
         Ok(Host { roots, own, home, workspace, environment })
     }
 
+    /// Whether a path without links is one of our own directories or lies in one.
+    pub fn is_own(&self, path: &Path) -> bool {
+        let real = |own: &PathBuf| own.canonicalize().unwrap_or_else(|_| own.clone());
+        self.own.iter().any(|own| path.starts_with(own) || path.starts_with(real(own)))
+    }
+
     /// Where the user's configuration of zerostack is.
     pub fn configuration(&self) -> &Path {
         &self.own[0]
