@@ -234,6 +234,26 @@ pub struct LoopFlags {
     pub task: Vec<String>,
 }
 
+/// Work in a worktree of the repository.
+#[derive(Debug, Clone, Default, Args)]
+pub struct WorktreeFlags {
+    /// Work in the worktree of this branch; both are made if they are not there.
+    #[arg(long, value_name = "NAME")]
+    pub worktree: Option<String>,
+    /// Work in a fresh worktree that is merged and removed at the end.
+    #[arg(long, conflicts_with_all = ["worktree", "continue_", "session", "resume"])]
+    pub parallel: bool,
+    /// Merge the worktree at the end, and remove it.
+    #[arg(long)]
+    pub wt_auto_merge: bool,
+    /// Where worktrees go, default beside the main checkout.
+    #[arg(long, value_name = "DIR")]
+    pub wt_base_dir: Option<PathBuf>,
+    /// Remove a merged worktree also if something in it is in no commit.
+    #[arg(long)]
+    pub wt_force: bool,
+}
+
 #[derive(Debug, Clone, Args)]
 pub struct RunFlags {
     /// Answer one prompt and exit. Piped input is added to it.
@@ -333,6 +353,8 @@ pub struct RunFlags {
     /// The check: a command that runs in a cell after each round; the loop ends when it exits with 0.
     #[arg(long, value_name = "CMD", requires = "loop_")]
     pub loop_run: Option<String>,
+    #[command(flatten)]
+    pub worktree: WorktreeFlags,
     /// No colours in the terminal UI.
     #[arg(long)]
     pub no_color: bool,

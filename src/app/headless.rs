@@ -13,6 +13,7 @@ use super::findings;
 use super::prepare::{Opening, RUNG};
 use super::rounds::Rounds;
 use super::start;
+use super::worktree;
 use crate::agent::{AgentEvent, Outcome, ToolStatus, about};
 use crate::cli::{OutputFormat, RunFlags};
 use crate::report::{ExitKind, Report};
@@ -62,12 +63,21 @@ async fn headless(launcher: Launcher, flags: RunFlags) -> Result<u8, Report> {
     }
     let mut interrupted = std::pin::pin!(interrupted()?);
     let tell = |event: AgentEvent| facts.show(&event);
-    if let Some(rounds) = rounds {
-        let ended = rounds.go(&session.inner, &tell, interrupted.as_mut()).await;
-        return Ok(facts.end(&ended.result, Some((ended.rounds, ended.passed))));
+    let code = match rounds {
+        Some(rounds) => {
+            let ended = rounds.go(&session.inner, &tell, interrupted.as_mut()).await;
+            facts.end(&ended.result, Some((ended.rounds, ended.passed)))
+        }
+        None => {
+            let run = session.inner.run(prompt_text, Vec::new(), &tell, interrupted.as_mut());
+            facts.end(&run.await, None)
+        }
+    };
+    let (words, done) = worktree::finish(&session.inner, &flags.worktree, code == 0).await;
+    if !words.is_empty() {
+        eprintln!("zerostack: {}", text::clean(&words));
     }
-    let result = session.inner.run(prompt_text, Vec::new(), &tell, interrupted.as_mut()).await;
-    Ok(facts.end(&result, None))
+    Ok(if done || code != 0 { code } else { ExitKind::Error.code() })
 }
 
 /// The command of a typed `!command`. What is piped in is no part of it.

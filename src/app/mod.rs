@@ -23,6 +23,7 @@ mod sandbox;
 mod sessions;
 mod settings;
 mod start;
+mod worktree;
 
 use std::io::IsTerminal;
 use std::path::Path;

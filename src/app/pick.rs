@@ -93,13 +93,13 @@ pub fn sessions(host: &Host, but: Option<&str>) -> Result<Picker, Report> {
     let mut all = session::list(&host.sessions()).map_err(Report::error)?;
     all.retain(|summary| summary.state.turns > 0);
     if let Some(present) = but {
-        all.retain(|it| it.directory == host.workspace && it.id != present);
+        all.retain(|it| it.directory == host.origin() && it.id != present);
     }
     // Stable: the newest first in each of the two groups.
-    all.sort_by_key(|summary| summary.directory != host.workspace);
+    all.sort_by_key(|summary| summary.directory != host.origin());
     let item = |(at, summary): (usize, &Summary)| {
         let mut detail = format!("{}, {} prompts", age(summary), summary.state.turns);
-        if summary.directory != host.workspace {
+        if summary.directory != host.origin() {
             detail.push_str(&format!("  {}", summary.directory.display()));
         }
         let item = Item::new(&summary.id, &detail).labelled(summary.label());

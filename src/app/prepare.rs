@@ -10,6 +10,7 @@ use zerostack_sandbox::Launcher;
 use super::model::Model;
 use super::resume::{self, Resumed};
 use super::start::{self, Project};
+use super::worktree;
 use crate::agent::Settings;
 use crate::cli::RunFlags;
 use crate::config::{Config, EditSystem, Layer, Origin};
@@ -54,6 +55,14 @@ impl Opening {
     pub async fn begin(launcher: Launcher, flags: &RunFlags) -> Result<Opening, Report> {
         let (mut host, resumed) = resume::place(flags)?;
         let cells = Cells::new(launcher);
+        let state = resumed.as_ref().map(|resumed| &resumed.loaded.state);
+        if let Some(branch) = worktree::wanted(&flags.worktree, state) {
+            let base = flags.worktree.wt_base_dir.as_deref();
+            host = worktree::enter(&cells, &host, &branch, base).await?;
+            std::env::set_current_dir(&host.workspace).map_err(Report::error)?;
+            let directory = host.workspace.display().to_string();
+            eprintln!("zerostack: works in the worktree {}", text::clean(&directory));
+        }
         let project = start::project(&cells, &mut host, flags, layer(&resumed)).await?;
         Ok(Opening { host, project, cells, resumed })
     }
@@ -210,6 +219,7 @@ impl Plan {
             .await
             .map_err(|error| start::start_report(&error))?;
         let record = Record::new(journal, state, model.facts.price);
+        let worktree = broker.host().linked.as_ref().map(|linked| linked.branch.clone());
         record.set(|state| {
             if !self.only_command || state.provider.is_empty() {
                 state.provider = model.provider.clone();
@@ -219,6 +229,7 @@ impl Plan {
             // The prompt's own limits come back with the prompt.
             state.mode = self.users_mode.name().into();
             state.prompt = prompt.name.clone();
+            state.worktree = worktree;
             if self.name.is_some() {
                 state.name = self.name.clone();
             }
@@ -286,7 +297,7 @@ impl Saved {
         }
         let mut saved = Saved::default();
         if config.save_sessions != Some(false) {
-            match Journal::create(&host.sessions(), &host.workspace) {
+            match Journal::create(&host.sessions(), host.origin()) {
                 Ok(journal) => saved.journal = Some(journal),
                 Err(error) if flags.name.is_some() => return Err(Report::error(error)),
                 // A home that cannot be written is no reason not to work.

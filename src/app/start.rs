@@ -24,12 +24,16 @@ const CONTEXT_FILES: [&str; 3] = ["AGENTS.md", "CLAUDE.md", "ARCHITECTURE.md"];
 
 /// Facts of the host, or why this place is no workspace.
 pub fn host(add_dir: &[String]) -> Result<Host, Report> {
-    Host::find(std::env::vars_os(), add_dir).map_err(|error| match error {
+    Host::find(std::env::vars_os(), add_dir).map_err(host_report)
+}
+
+pub fn host_report(error: HostError) -> Report {
+    match error {
         HostError::TooWide(_) | HostError::NotText(_) | HostError::AddedDirectory(..) => {
             Report::usage(error)
         }
         HostError::NoHome | HostError::NoDirectory(_) => Report::error(error),
-    })
+    }
 }
 
 /// The groups and one policy: the user's own file for the mode if there is one, the built-in one
@@ -113,8 +117,9 @@ fn project_layer(
 ) -> Option<Layer> {
     let file = host.workspace.join(PROJECT_CONFIG);
     let (_, text) = collected.iter().find(|(path, _)| *path == file)?;
-    if !trust.holds(&file, text) {
-        if trust.declined(&file, text) {
+    let known = host.in_main(&file);
+    if !trust.holds(&known, text) {
+        if trust.declined(&known, text) {
             return None;
         }
         warnings.push(format!(
@@ -291,6 +296,7 @@ pub async fn project(
     if after != before {
         supervisor::scan(cells, &policy, &groups, after, host, &[]).await.map_err(failed)?;
     }
+    stays_as_tight(host, &collected, &trust)?;
     let mut project =
         Project { resolved, context: Vec::new(), prompts: Vec::new(), undecided: Vec::new() };
     let own = host.configuration().join("AGENTS.md");
@@ -298,8 +304,9 @@ pub async fn project(
         project.context.push(ContextFile { path: own, text, standing: Standing::Trusted });
     }
     for (path, text) in collected {
-        let trusted = trust.holds(&path, &text);
-        if !trusted && !trust.declined(&path, &text) {
+        let known = host.in_main(&path);
+        let trusted = trust.holds(&known, &text);
+        if !trusted && !trust.declined(&known, &text) {
             project.undecided.push((path.clone(), text.clone()));
         }
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -314,6 +321,22 @@ pub async fn project(
         project.context.clear();
     }
     Ok(project)
+}
+
+/// In a worktree the project's own settings must hold as they do in the main checkout: they may forbid
+/// something.
+fn stays_as_tight(host: &Host, collected: &Collected, trust: &Trust) -> Result<(), Report> {
+    let file = host.workspace.join(PROJECT_CONFIG);
+    let main = host.in_main(&file);
+    let same = collected.iter().any(|(path, text)| *path == file && trust.holds(&main, text));
+    if main == file || same || !trust.knows(&main) || main.symlink_metadata().is_err() {
+        return Ok(());
+    }
+    Err(Report::error(format!(
+        "the branch does not have {PROJECT_CONFIG} as you trust it in {}",
+        host.origin().display()
+    ))
+    .hint("commit it there first, or run `zerostack trust --remove`"))
 }
 
 /// The files of a project that concern zerostack, relative to it.

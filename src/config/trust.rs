@@ -29,6 +29,11 @@ impl Trust {
         self.known.get(path).is_some_and(|known| *known == hash(text))
     }
 
+    /// Whether some content of this file is trusted.
+    pub fn knows(&self, path: &Path) -> bool {
+        self.known.get(path).is_some_and(|known| !known.starts_with('-'))
+    }
+
     /// Whether the user has looked at this content and does not trust it.
     pub fn declined(&self, path: &Path, text: &str) -> bool {
         self.known.get(path).is_some_and(|known| *known == format!("-{}", hash(text)))

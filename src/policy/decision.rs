@@ -217,6 +217,14 @@ impl Judge {
     }
 }
 
+impl Groups {
+    /// The first of some relative paths whose name is that of a secret.
+    pub fn secret_among<'a>(&self, mut paths: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+        let secrets = NameSet::new(&self.secrets.workspace);
+        paths.find(|path| secrets.has_part_of(Path::new(path)))
+    }
+}
+
 /// Whether a file name of the workspace counts as a secret or as protected.
 #[derive(Debug, Clone)]
 pub(super) struct NameSet {

@@ -20,7 +20,7 @@ pub struct Journal {
 }
 
 /// Time, so that they sort, and chance.
-fn fresh_id() -> String {
+pub fn fresh_id() -> String {
     let chance = RandomState::new().build_hasher().finish();
     format!("{:08x}-{:06x}", now(), chance & 0xff_ffff)
 }

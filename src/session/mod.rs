@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::model::{Message, Usage};
 
 pub use export::{Format, export, import};
-pub use journal::Journal;
+pub use journal::{Journal, fresh_id};
 pub use list::{Summary, delete, find, list, search, tail};
 pub use load::{Loaded, Turn, load};
 
@@ -40,6 +40,9 @@ pub struct State {
     pub model: String,
     pub mode: String,
     pub prompt: String,
+    /// The branch of the worktree that it works in, if it does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub worktree: Option<String>,
     /// Prompts so far.
     pub turns: u64,
     /// Model requests so far.

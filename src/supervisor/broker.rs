@@ -605,6 +605,9 @@ impl Broker {
 
     /// The branch that is checked out, as far as a worker may look without a question.
     pub async fn branch(&self) -> Option<String> {
+        if let Some(linked) = &self.host.linked {
+            return Some(linked.branch.clone());
+        }
         let arguments = "{\"path\":\".git/HEAD\"}".to_owned();
         let read = ToolCall { id: String::new(), name: "read".into(), arguments };
         let subject = self.look_at(&read).ok()?;

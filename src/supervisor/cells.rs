@@ -70,6 +70,18 @@ pub struct CommandRequest {
     pub limit: Duration,
 }
 
+/// What a command of the supervisor's own has printed.
+#[derive(Debug)]
+pub(super) struct Printed {
+    /// `None` if it was killed because its time was over.
+    pub exit: Option<Exit>,
+    pub out: String,
+    pub errors: String,
+}
+
+/// Most of it that is read, bytes.
+const PRINTED_LIMIT: u64 = 16 * 1024 * 1024;
+
 /// How a command ended.
 #[derive(Debug)]
 pub struct CommandEnd {
@@ -145,6 +157,32 @@ impl Cells {
         Ok(CommandEnd { exit, output: capture.text() })
     }
 
+    /// Runs a command of the supervisor's own to its end, output and errors apart.
+    pub(super) async fn output(
+        &self,
+        confinement: &Confinement,
+        argv: Vec<Vec<u8>>,
+        limit: Duration,
+    ) -> Result<Printed, StartError> {
+        let pipe = || {
+            nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)
+                .map_err(|errno| ChannelError::Os(errno.into()))
+        };
+        let ((out, out_end), (errors, errors_end)) = (pipe()?, pipe()?);
+        let running = self.start(confinement, &Program::Command).await?;
+        running.cell.run(argv, Stdio::Output, &[out_end.as_fd(), errors_end.as_fd()])?;
+        drop((out_end, errors_end));
+        let all = async { tokio::join!(read_all(out), read_all(errors), running.exit()) };
+        let (out, errors, exit) = match timeout(limit, all).await {
+            Ok((out, errors, exit)) => (out, errors, Some(exit?)),
+            Err(_) => {
+                running.cell.kill();
+                (String::new(), String::new(), None)
+            }
+        };
+        Ok(Printed { exit, out, errors })
+    }
+
     /// Starts a command whose output and errors go to `output`.
     pub(super) async fn begin(
         &self,
@@ -163,6 +201,15 @@ async fn fill(capture: &mut Capture<'_>, mut from: pipe::Receiver) {
     while let Ok(length @ 1..) = from.read(&mut buffer).await {
         capture.add(&buffer[..length]);
     }
+}
+
+async fn read_all(from: OwnedFd) -> String {
+    let mut bytes = Vec::new();
+    if let Ok(receiver) = pipe::Receiver::from_owned_fd(from) {
+        // What came before an error is what there is.
+        let _ = receiver.take(PRINTED_LIMIT).read_to_end(&mut bytes).await;
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 impl Running {

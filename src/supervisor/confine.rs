@@ -9,7 +9,7 @@ use nix::sys::stat::{SFlag, fstat};
 use zerostack_sandbox::{Access, Confinement, Identity, Limits, Mount, Network, Source, Syscalls};
 
 use super::git;
-use super::host::{Host, Root};
+use super::host::{Host, HostError, Root};
 use crate::policy::{DiskView, Groups, Place, Policy, RootGroup, ViewHome, WorkspaceView};
 
 /// Which rights of a mode a command gets.
@@ -155,6 +155,52 @@ pub fn command(policy: &Policy, groups: &Groups, host: &Host, rights: Rights) ->
     let calls =
         Syscalls { exec: true, sockets: policy.view.sockets, personality: policy.view.personality };
     view.finish(directory, network, calls, environment(host))
+}
+
+/// Files of the user's that git takes its settings from, below the home directory.
+const GIT_SETTINGS: [&str; 4] =
+    [".gitconfig", ".config/git/config", ".config/git/ignore", ".config/git/attributes"];
+
+/// The confinement of git itself, for what the user wants done to a repository: its `.git` without hooks and
+/// settings, and the files either of the main checkout `top` or of a worktree. No network.
+pub fn git(
+    policy: &Policy,
+    groups: &Groups,
+    host: &Host,
+    top: &Path,
+    worktree: Option<&Path>,
+) -> Result<Confinement, HostError> {
+    let mut view = View::new(policy, groups, host);
+    view.roots(&["system".to_owned()]);
+    let size_mib = view.scratch_mib();
+    for target in [PathBuf::from("/tmp"), "/var/tmp".into(), host.home.clone()] {
+        view.mounts.push(Mount::Empty { target, size_mib, access: Access::ReadWrite });
+    }
+    for name in GIT_SETTINGS {
+        let target = host.home.join(name);
+        if let Ok(path) = target.canonicalize() {
+            let source = Source { path, identity: None };
+            view.mounts.push(Mount::Tree { source, target, access: Access::ReadOnly });
+        }
+    }
+    view.mounts.sort_by_key(|mount| mount.target().components().count());
+    let git = top.join(".git");
+    for directory in [if worktree.is_some() { &git } else { top }].into_iter().chain(worktree) {
+        let root = Root::new(directory.to_owned(), Access::ReadWrite);
+        let root = root.map_err(HostError::NoDirectory)?;
+        view.mounts.push(tree(directory, Some(root.identity), Access::ReadWrite));
+    }
+    for name in &groups.protected.git.names {
+        if git.join(name).symlink_metadata().is_ok() {
+            view.pin(&git, Path::new(name), Access::ReadOnly);
+        }
+    }
+    let directory = worktree.unwrap_or(top).to_owned();
+    let calls = Syscalls { exec: true, sockets: false, personality: false };
+    let mut environment = environment(host);
+    environment.retain(|(name, _)| !matches!(name.as_str(), "LANG" | "LC_ALL" | "LC_CTYPE"));
+    environment.push(("LC_ALL".into(), "C".into()));
+    Ok(view.finish(directory, Network::None, calls, environment))
 }
 
 fn environment(host: &Host) -> Vec<(String, String)> {

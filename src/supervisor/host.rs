@@ -21,6 +21,20 @@ pub struct Host {
     pub own: [PathBuf; 4],
     /// The environment the user started us with, for the few variables that cells keep.
     pub environment: Vec<(String, String)>,
+    /// The worktree that the session has moved to.
+    pub linked: Option<Linked>,
+}
+
+/// A worktree of a repository.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Linked {
+    pub branch: String,
+    /// The main checkout of the repository.
+    pub top: PathBuf,
+    /// Where the worktree is.
+    pub path: PathBuf,
+    /// The workspace in the main checkout, to which the session goes back.
+    pub workspace: PathBuf,
 }
 
 /// A directory the session works in.
@@ -49,7 +63,7 @@ pub enum HostError {
 }
 
 impl Root {
-    fn new(path: PathBuf, access: Access) -> std::io::Result<Root> {
+    pub(super) fn new(path: PathBuf, access: Access) -> std::io::Result<Root> {
         let facts = std::fs::metadata(&path)?;
         let identity = Identity { device: facts.dev(), inode: facts.ino() };
         Ok(Root { path, identity, access, found: Found::default() })
@@ -99,7 +113,52 @@ impl Host {
         for text in added {
             roots.push(add(text, &home)?);
         }
-        Ok(Host { roots, own, home, workspace, environment })
+        Ok(Host { roots, own, home, workspace, environment, linked: None })
+    }
+
+    /// The same with the workspace in a worktree. In cells, git can read there what it needs of the repository.
+    pub fn moved(&self, linked: Linked) -> Result<Host, HostError> {
+        let mut host = self.returned()?;
+        let below = linked.workspace.strip_prefix(&linked.top).unwrap_or(Path::new(""));
+        let mut workspace = linked.path.clone();
+        workspace.extend(below);
+        let root = |path: &Path, access| {
+            Root::new(path.to_owned(), access).map_err(HostError::NoDirectory)
+        };
+        host.roots[0] = root(&workspace, Access::ReadWrite)?;
+        if below.as_os_str().is_empty() {
+            host.roots.push(root(&linked.top.join(".git"), Access::ReadOnly)?);
+        }
+        host.workspace = workspace;
+        host.linked = Some(linked);
+        Ok(host)
+    }
+
+    /// The same with the workspace where the session began.
+    pub fn returned(&self) -> Result<Host, HostError> {
+        let mut host = self.clone();
+        if let Some(linked) = host.linked.take() {
+            let root = Root::new(linked.workspace.clone(), Access::ReadWrite);
+            host.roots[0] = root.map_err(HostError::NoDirectory)?;
+            let git = linked.top.join(".git");
+            host.roots.retain(|root| root.path != git);
+            host.workspace = linked.workspace;
+        }
+        Ok(host)
+    }
+
+    /// The workspace, or the one it was before it moved to a worktree.
+    pub fn origin(&self) -> &Path {
+        self.linked.as_ref().map_or(&self.workspace, |linked| &linked.workspace)
+    }
+
+    /// The path in the main checkout of a path in a worktree; any other path is what it is.
+    pub fn in_main(&self, path: &Path) -> PathBuf {
+        let of = self
+            .linked
+            .as_ref()
+            .and_then(|linked| Some(linked.top.join(path.strip_prefix(&linked.path).ok()?)));
+        of.unwrap_or_else(|| path.to_owned())
     }
 
     /// Whether a path without links is one of our own directories or lies in one.
@@ -125,7 +184,7 @@ impl Host {
 
     /// What is remembered of this project and of all.
     pub fn memory(&self) -> Memory {
-        Memory::new(self.own[1].join("agent/memory"), &self.workspace)
+        Memory::new(self.own[1].join("agent/memory"), self.origin())
     }
 
     /// Where it is kept what was trusted.
@@ -162,8 +221,13 @@ impl Host {
     /// names are looked at.
     pub fn resolve(&self, given: &str) -> Place {
         let path = resolved(&self.written(given), 0);
-        let inside = self.roots.iter().filter_map(|root| path.strip_prefix(&root.path).ok());
-        let inside = inside.min_by_key(|rest| rest.as_os_str().len()).map(Path::to_owned);
+        let inside = self.roots.iter().filter_map(|root| {
+            let rest = path.strip_prefix(&root.path).ok()?;
+            // What lies in a repository's own directory is as protected as it is from outside.
+            let whole = root.path.ends_with(".git");
+            Some(if whole { Path::new(".git").join(rest) } else { rest.to_owned() })
+        });
+        let inside = inside.min_by_key(|rest| rest.as_os_str().len());
         Place { path, inside }
     }
 }

@@ -26,6 +26,9 @@ pub enum Command {
     Sandbox,
     Jobs,
     Memory,
+    Worktree,
+    WtMerge,
+    WtExit,
     Diff,
     Undo,
     Redo,
@@ -64,7 +67,7 @@ const fn row(
 
 /// All of them. What is in brackets may be left out.
 #[rustfmt::skip]
-pub const COMMANDS: [Row; 37] = [
+pub const COMMANDS: [Row; 40] = [
     row("help", "", "commands and keys", Command::Help, true),
     row("new", "", "a new session", Command::New, false),
     row("clear", "", "the same", Command::New, false),
@@ -88,6 +91,9 @@ pub const COMMANDS: [Row; 37] = [
     row("sandbox", "", "what the kernel enforces now", Command::Sandbox, true),
     row("jobs", "[N]", "background commands, and the output of one; stop N", Command::Jobs, true),
     row("memory", "[FILE]", "what is remembered; search, remember, edit, forget", Command::Memory, true),
+    row("worktree", "NAME", "work in a worktree of this branch, made if it is not there", Command::Worktree, false),
+    row("wt-merge", "[BRANCH]", "merge it into main, master or BRANCH, remove it, go back", Command::WtMerge, false),
+    row("wt-exit", "", "go back without merging", Command::WtExit, false),
     row("diff", "", "what tools changed in this session", Command::Diff, true),
     row("undo", "", "take back the last prompt: files and conversation", Command::Undo, false),
     row("redo", "", "take that back", Command::Redo, false),

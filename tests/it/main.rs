@@ -29,6 +29,7 @@ mod settings;
 mod support;
 mod terminal;
 mod workers;
+mod worktree;
 
 use std::fs;
 use std::path::Path;

@@ -16,7 +16,7 @@ use crate::model::Thinking;
 use crate::policy::{Mode, analyse};
 use crate::report::Report;
 use crate::session;
-use crate::supervisor::{Given, Session};
+use crate::supervisor::{Given, Host, Session};
 use crate::tools;
 use crate::ui::{Command, term};
 
@@ -31,9 +31,11 @@ pub(super) enum After {
 }
 
 /// Where a session under other settings begins.
-enum Begin {
+pub(super) enum Begin {
     /// It is the same one.
     Same,
+    /// The same one in another directory.
+    At(Box<Host>),
     New,
     /// Another one, and what is to be said of it.
     Other(Box<Resumed>, Option<String>),
@@ -279,6 +281,9 @@ impl Ui {
                     }
                 }
             }
+            Command::Worktree | Command::WtMerge | Command::WtExit => {
+                return Ok((self.worktree(session, command, arguments).await?, After::Nothing));
+            }
             Command::Memory if arguments.starts_with("edit ") => {
                 self.edit_memory(&session.inner, arguments["edit ".len()..].trim());
             }
@@ -308,13 +313,13 @@ impl Ui {
     }
 
     /// The session under other flags, or, if that cannot be, as it was.
-    async fn become_another(
+    pub(super) async fn become_another(
         &mut self,
         session: Prepared,
         flags: RunFlags,
         begin: Begin,
     ) -> std::io::Result<Prepared> {
-        let same = matches!(begin, Begin::Same);
+        let same = matches!(begin, Begin::Same | Begin::At(_));
         let (session, given) = self.try_another(session, flags, begin).await?;
         if let Some(given) = given {
             lost(&given).iter().for_each(|lost| self.state.notice(lost));
@@ -333,7 +338,7 @@ impl Ui {
         flags: RunFlags,
         begin: Begin,
     ) -> std::io::Result<(Prepared, Option<Given>)> {
-        let same = matches!(begin, Begin::Same);
+        let same = matches!(begin, Begin::Same | Begin::At(_));
         match self.remade(session, &flags, begin).await {
             Ok(Remade { session, notices, given }) => {
                 self.flags = flags;
@@ -405,7 +410,7 @@ impl Ui {
                 return Err(Report::usage("/import FILE"));
             }
             Command::Import => {
-                let imported = session::import(&sessions, Path::new(arguments), &host.workspace);
+                let imported = session::import(&sessions, Path::new(arguments), host.origin());
                 let (id, damaged) = imported.map_err(Report::error)?;
                 notice = (damaged > 0).then(|| format!("{damaged} unreadable lines were left out"));
                 id
@@ -418,8 +423,12 @@ impl Ui {
         }
         let resumed = Resumed::open(&session::find(&sessions, &id).map_err(Report::usage)?)?;
         let directory = &resumed.loaded.header.directory;
-        if *directory != host.workspace {
-            let directory = directory.display();
+        let worktree = host.linked.as_ref().map(|linked| &linked.branch);
+        if directory != host.origin() || resumed.loaded.state.worktree.as_ref() != worktree {
+            let directory = match &resumed.loaded.state.worktree {
+                Some(worktree) => format!("the worktree {worktree}"),
+                None => directory.display().to_string(),
+            };
             return Err(Report::usage(format!("that session works in {directory}"))
                 .hint(format!("zerostack --session {id}")));
         }
@@ -434,10 +443,15 @@ impl Ui {
         begin: Begin,
     ) -> Result<Remade, (Option<Box<Prepared>>, Report)> {
         let broker = &session.inner.broker;
-        let mut host = broker.host().clone();
+        let mut host = match &begin {
+            Begin::At(host) => Host::clone(host),
+            _ => broker.host().clone(),
+        };
+        // What was given in one session, or for one directory, is not for another one.
+        let keeps = matches!(begin, Begin::Same);
         let state = match &begin {
             Begin::Other(resumed, _) => resumed.loaded.state.clone(),
-            Begin::Same | Begin::New => session.inner.record.state(),
+            Begin::Same | Begin::At(_) | Begin::New => session.inner.record.state(),
         };
         let planned = async {
             // What was chosen earlier stays, whatever the files say; only what was typed now changes.
@@ -454,7 +468,7 @@ impl Ui {
         };
         let mut said = None;
         let opened = match begin {
-            Begin::Same => None,
+            Begin::Same | Begin::At(_) => None,
             Begin::New => Some(Saved::open(flags, &host, &project, None)),
             Begin::Other(resumed, notice) => {
                 said = notice;
@@ -465,8 +479,6 @@ impl Ui {
             Err(report) => return Err((Some(Box::new(session)), report)),
             Ok(saved) => saved,
         };
-        // What was given in one session is not for another one.
-        let keeps = saved.is_none();
         let Prepared { inner, provider, context, prompts } = session;
         let Session { broker, record, earlier, backend, settings, recorder, .. } = inner;
         let (cells, seen, given) = broker.dissolve();

@@ -5,6 +5,7 @@ mod commands;
 mod lists;
 mod memory;
 mod said;
+mod worktree;
 
 use std::future::Future;
 use std::io::{IsTerminal, Write};
@@ -24,7 +25,7 @@ use self::said::replay;
 use super::prepare::{Opening, Prepared, RUNG};
 use super::rounds::{self, Rounds};
 use super::sessions::TakenBack;
-use super::{history, pick, start};
+use super::{history, pick, start, worktree as merging};
 use crate::agent::{AgentEvent, Outcome, ToolResult, Verdict};
 use crate::cli::RunFlags;
 use crate::config::Notify;
@@ -99,7 +100,15 @@ async fn interactive(launcher: Launcher, mut flags: RunFlags) -> Result<(), Repo
         ui.state.notice(&format!("told the model {} ({standing})", file.path.display()));
     }
     let first = Some(ui.flags.message.join(" ")).filter(|first| !first.trim().is_empty());
-    ui.live(session, first).await.map_err(failed)
+    let (session, asked) = ui.live(session, first).await.map_err(failed)?;
+    let flags = ui.flags.worktree.clone();
+    // What is said now is for the terminal as it was before.
+    drop(ui);
+    let (words, done) = merging::finish(&session.inner, &flags, asked).await;
+    if !words.is_empty() {
+        eprintln!("zerostack: {}", text::clean(&words));
+    }
+    if done || !asked { Ok(()) } else { Err(Report::error("the worktree is still there")) }
 }
 
 /// Asks what has to be decided before a session can begin: who answers, and whether the project's files
@@ -199,12 +208,12 @@ impl Ui {
         Ok(())
     }
 
-    /// From one thing the user wants to the next.
+    /// From one thing the user wants to the next. Returns the session, and whether the user wanted to leave.
     async fn live(
         &mut self,
         first_session: Prepared,
         first: Option<String>,
-    ) -> std::io::Result<()> {
+    ) -> std::io::Result<(Prepared, bool)> {
         let mut session = first_session;
         let mut end = std::pin::pin!(ended()?);
         let mut next = first.map(Intent::Prompt);
@@ -221,12 +230,12 @@ impl Ui {
                     match waited {
                         Next::Intent(intent) => intent,
                         Next::Nothing => continue,
-                        Next::Gone => return Ok(()),
+                        Next::Gone => return Ok((session, false)),
                     }
                 }
             };
             let work = match intent {
-                Intent::Quit => return Ok(()),
+                Intent::Quit => return Ok((session, true)),
                 // What a run wants, and what `input` has done already.
                 Intent::Cancel
                 | Intent::Answer(_)
@@ -270,7 +279,7 @@ impl Ui {
                 if let Some(back) = &self.back {
                     session.inner.record.set(|state| state.prompt.clone_from(&back.prompt));
                 }
-                return Ok(());
+                return Ok((session, false));
             }
             session = self.go_back(session).await?;
             self.know(&session).await;

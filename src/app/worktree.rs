@@ -1,0 +1,142 @@
+//! Moving a session into a worktree of its repository, and bringing what was done there back.
+
+use std::path::Path;
+
+use super::start::{self, start_report};
+use crate::cli::WorktreeFlags;
+use crate::model::Message;
+use crate::policy::{Groups, Mode, Policy};
+use crate::report::Report;
+use crate::session::State;
+use crate::supervisor::{Cells, Host, How, Linked, Merged, Repository, Session, WorktreeError};
+use crate::ui::text;
+
+/// Runs something with the repository of `host`.
+macro_rules! in_repository {
+    ($cells:expr, $host:expr, |$repository:ident| $work:expr) => {{
+        let (groups, policy) = rights()?;
+        let $repository = Repository::of($cells, &policy, &groups, $host).await.map_err(report)?;
+        $work.await.map_err(report)
+    }};
+}
+
+/// Git is held by the built-in rights, whatever the session's mode: it is the user who runs it.
+fn rights() -> Result<(Groups, Policy), Report> {
+    let groups = Groups::load().map_err(Report::error)?;
+    let policy = Policy::load(Mode::Standard, &groups).map_err(Report::error)?;
+    Ok((groups, policy))
+}
+
+pub fn report(error: WorktreeError) -> Report {
+    match error {
+        WorktreeError::Start(error) => start_report(&error),
+        WorktreeError::Host(error) => start::host_report(error),
+        WorktreeError::Name(_) | WorktreeError::WhichBranch(_) | WorktreeError::Itself(_) => {
+            Report::usage(error)
+        }
+        error => Report::error(error),
+    }
+}
+
+/// The branch that a run wants to work on, if it wants one of its own.
+pub fn wanted(flags: &WorktreeFlags, resumed: Option<&State>) -> Option<String> {
+    let fresh = flags.parallel.then(|| format!("parallel-{}", crate::session::fresh_id()));
+    flags.worktree.clone().or(fresh).or_else(|| resumed?.worktree.clone())
+}
+
+/// The host in the worktree of a branch, which is made if it is not there.
+pub async fn enter(
+    cells: &Cells,
+    host: &Host,
+    name: &str,
+    base: Option<&Path>,
+) -> Result<Host, Report> {
+    let linked = in_repository!(cells, host, |repository| repository.enter(name, base))?;
+    host.moved(linked).map_err(start::host_report)
+}
+
+/// Brings a worktree's branch into `target`, or into the branch that the main checkout is on. Unless that was
+/// typed or is to happen by itself (`unasked`), it must be main or master.
+pub async fn merge(
+    cells: &Cells,
+    host: &Host,
+    linked: &Linked,
+    target: Option<&str>,
+    title: &str,
+    unasked: bool,
+) -> Result<Merged, Report> {
+    let title = text::line(title, 72);
+    let title = match title.trim() {
+        "" => format!("Work in {}", linked.branch),
+        title => title.to_owned(),
+    };
+    in_repository!(cells, host, |repository| async {
+        let target = match target {
+            Some(target) => target.to_owned(),
+            None => match repository.present().await? {
+                usual if unasked || matches!(usual.as_str(), "main" | "master") => usual,
+                other => return Err(WorktreeError::WhichBranch(other)),
+            },
+        };
+        repository.commit(linked, &title).await?;
+        repository.merge(linked, &target, &title).await
+    })
+}
+
+/// Removes a worktree and its branch after its work was merged.
+pub async fn remove(
+    cells: &Cells,
+    host: &Host,
+    linked: &Linked,
+    merged: &Merged,
+    force: bool,
+) -> Result<(), Report> {
+    in_repository!(cells, host, |repository| repository.remove(linked, Some(merged), force))
+}
+
+/// What a commit of a session's work is called: its name, or the first line of its first prompt.
+pub fn title(session: &Session) -> String {
+    if let Some(name) = session.record.state().name {
+        return name;
+    }
+    let messages = session.earlier.borrow();
+    let first = messages.iter().find_map(|message| match message {
+        Message::User { text, .. } => text.lines().find(|line| !line.trim().is_empty()),
+        _ => None,
+    });
+    first.unwrap_or_default().to_owned()
+}
+
+/// What a merge did, in words.
+pub fn words(linked: &Linked, merged: &Merged) -> String {
+    let (branch, target) = (&linked.branch, &merged.target);
+    let commit = merged.commit.get(..10).unwrap_or(&merged.commit);
+    match merged.how {
+        How::Nothing => format!("{target} has everything of {branch} already"),
+        How::FastForward => format!("{target} is moved forward to {branch}, {commit}"),
+        How::Squash => format!("{branch} is one commit in {target}, {commit}"),
+    }
+}
+
+/// At the end of a run in a worktree: brings its work back if that is to happen by itself and the run went
+/// well. What is to be said, and whether all is done.
+pub async fn finish(session: &Session, flags: &WorktreeFlags, well: bool) -> (String, bool) {
+    let (cells, host) = (session.broker.cells(), session.broker.host());
+    let Some(linked) = &host.linked else { return (String::new(), true) };
+    let kept = format!("the work is in {} on branch {}", linked.path.display(), linked.branch);
+    if !(flags.parallel || flags.wt_auto_merge) {
+        return (kept, true);
+    }
+    if !well {
+        return (format!("not merged, because the run did not end well; {kept}"), false);
+    }
+    let ended = async {
+        let merged = merge(cells, host, linked, None, &title(session), true).await?;
+        remove(cells, host, linked, &merged, flags.wt_force).await?;
+        Ok::<_, Report>(words(linked, &merged))
+    };
+    match ended.await {
+        Ok(words) => (format!("{words}; the worktree is removed"), true),
+        Err(report) => (format!("{}; {kept}", report.message), false),
+    }
+}

@@ -1,0 +1,337 @@
+//! Worktrees: made, merged and removed by git in a cell, with real repositories.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use serde_json::json;
+
+use crate::support::model_server::{ModelServer, Reply};
+use crate::support::terminal::Terminal;
+use crate::support::{Account, World, accounts};
+
+/// Runs git as the world's account, outside of any cell; returns what it prints.
+fn git(world: &World, directory: &Path, args: &[&str]) -> String {
+    let mut command = world.account().command(Path::new("/usr/bin/git"));
+    command.args(args).current_dir(directory).env("HOME", world.home());
+    let output = command.output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "git {args:?}: {text}{:?}", output.stderr);
+    text.trim().to_owned()
+}
+
+/// A workspace with a repository of one commit.
+fn repository(account: Account) -> World {
+    let world = World::new(account);
+    world.write("a.txt", "one\ntwo\nthree\n");
+    let here = world.workspace();
+    git(&world, &here, &["init", "-q", "-b", "main"]);
+    for (key, value) in [("user.name", "Tester"), ("user.email", "tester@example.com")] {
+        git(&world, &here, &["config", key, value]);
+    }
+    git(&world, &here, &["add", "-A"]);
+    git(&world, &here, &["commit", "-q", "-m", "first"]);
+    world
+}
+
+fn log(world: &World) -> String {
+    git(world, &world.workspace(), &["log", "--format=%s", "main"])
+}
+
+fn writes(id: &str, path: &str, content: &str) -> Vec<Reply> {
+    let read = Reply::call("r", "read", json!({"path": path}));
+    let write = Reply::call(id, "write", json!({"path": path, "content": content}));
+    vec![read, write, Reply::text("Done.")]
+}
+
+/// One run of which the model writes a file, with these flags.
+fn run(world: &World, path: &str, content: &str, flags: &[&str], code: i32) -> String {
+    let server = ModelServer::start(writes("w", path, content));
+    let output = world.ask(&server, &format!("write {path}")).args(flags).run().exits(code);
+    server.finish();
+    output.stderr.clone()
+}
+
+#[test]
+fn work_in_a_worktree_leaves_the_main_checkout_alone_until_it_is_merged() {
+    for account in accounts() {
+        let world = repository(account);
+        let server = ModelServer::start(vec![
+            Reply::calls(&[
+                ("w", "write", json!({"path": "new.txt", "content": "new\n"})),
+                (
+                    "s",
+                    "bash",
+                    json!({"command": "git status --short && git log --oneline | wc -l"}),
+                ),
+                ("h", "bash", json!({"command": "echo x > ../project/a.txt"})),
+                ("o", "write", json!({"path": "../project/.git/hooks/post-merge", "content": "x"})),
+            ]),
+            Reply::text("Done."),
+        ]);
+        let flags = ["--worktree", "fix/it", "--allow", "bash"];
+        world.ask(&server, "go").args(&flags).run().exits(4);
+        let told = server.finish();
+        assert!(told[0].said_by("system")[0].contains("home/project-fix-it\n"));
+        let status = told[1].result("s");
+        assert!(status.contains("?? new.txt") && status.contains('1'), "{status}");
+        assert!(told[1].result("o").contains("denied"), "{}", told[1].result("o"));
+        assert!(!world.has("new.txt") && !world.has(".git/hooks/post-merge"));
+        assert_eq!(world.read("../project-fix-it/new.txt"), "new\n");
+        assert_eq!(
+            (world.read("a.txt").as_str(), log(&world).as_str()),
+            ("one\ntwo\nthree\n", "first")
+        );
+        // The session goes on where it was.
+        let server = ModelServer::start(writes("w", "more.txt", "more\n"));
+        let server = server.allowing_summaries();
+        world.ask(&server, "more").args(&["-c", "--wt-auto-merge"]).run().exits(0);
+        server.finish();
+        assert_eq!(
+            (world.read("new.txt").as_str(), world.read("more.txt").as_str()),
+            ("new\n", "more\n")
+        );
+        assert_eq!(log(&world), "go\nfirst");
+        assert!(!world.has("../project-fix-it"));
+        assert_eq!(
+            git(&world, &world.workspace(), &["branch", "--format=%(refname:short)"]),
+            "main"
+        );
+        assert_eq!(git(&world, &world.workspace(), &["status", "--short"]), "");
+    }
+}
+
+#[test]
+fn two_that_work_beside_each_other_are_both_merged() {
+    let world = repository(Account::Current);
+    // One that is there all the time: nothing that happens to others may remove it.
+    git(&world, &world.workspace(), &["worktree", "add", "-q", "-b", "mine", "../mine"]);
+    run(&world, "one.txt", "1\n", &["--worktree", "one"], 0);
+    assert!(run(&world, "two.txt", "2\n", &["--parallel"], 0).contains("moved forward"));
+    // main has moved on since `one` was made.
+    let said = run(&world, "three.txt", "3\n", &["--worktree", "one", "--wt-auto-merge"], 0);
+    assert!(said.contains("one is one commit in main"), "{said}");
+    assert_eq!(log(&world).lines().count(), 3, "{}", log(&world));
+    for name in ["one.txt", "two.txt", "three.txt"] {
+        assert!(world.has(name), "{name}");
+    }
+    let left = git(&world, &world.workspace(), &["worktree", "list"]);
+    assert_eq!(left.lines().count(), 2, "{left}");
+    assert_eq!(git(&world, &world.home().join("mine"), &["status", "--short"]), "");
+    // Without anything done there is nothing to merge, and nothing is left.
+    let server = ModelServer::start(vec![Reply::text("Nothing to do.")]);
+    let output = world.ask(&server, "go").args(&["--parallel"]).run().exits(0);
+    server.finish();
+    assert!(output.stderr.contains("has everything of parallel-"), "{}", output.stderr);
+    assert_eq!(git(&world, &world.workspace(), &["worktree", "list"]).lines().count(), 2);
+}
+
+#[test]
+fn what_cannot_be_merged_is_kept_whole() {
+    let world = repository(Account::Current);
+    let here = world.workspace();
+    // Both sides have changed the same line.
+    run(&world, "a.txt", "ONE\ntwo\nthree\n", &["--worktree", "fix"], 0);
+    world.write("a.txt", "uno\ntwo\nthree\n");
+    git(&world, &here, &["commit", "-qam", "other"]);
+    let said = run(&world, "b.txt", "b\n", &["--worktree", "fix", "--wt-auto-merge"], 1);
+    assert!(
+        said.contains("conflicts with main in a.txt") && said.contains("project-fix"),
+        "{said}"
+    );
+    assert_eq!(world.read("../project-fix/a.txt"), "ONE\ntwo\nthree\n");
+    assert_eq!(
+        (log(&world).as_str(), world.read("a.txt").as_str()),
+        ("other\nfirst", "uno\ntwo\nthree\n")
+    );
+    assert_eq!(git(&world, &here, &["status", "--short"]), "");
+    // What the user has changed and not committed is not overwritten.
+    run(&world, "c.txt", "c\n", &["--worktree", "two"], 0);
+    world.write("c.txt", "mine\n");
+    let said = run(&world, "d.txt", "d\n", &["--worktree", "two", "--wt-auto-merge"], 1);
+    assert!(said.contains("would be overwritten"), "{said}");
+    assert_eq!(world.read("c.txt"), "mine\n");
+    assert!(world.has("../project-two/d.txt"));
+    // A secret is in no commit by accident.
+    std::fs::remove_file(here.join("c.txt")).unwrap();
+    world.write("../project-two/.env", "TOKEN=1\n");
+    let said = run(&world, "e.txt", "e\n", &["--worktree", "two", "--wt-auto-merge"], 1);
+    assert!(said.contains(".env looks like a secret"), "{said}");
+    assert!(world.has("../project-two/.env"));
+    // A run that did not end well merges nothing.
+    let server = ModelServer::start(vec![
+        Reply::call("c", "bash", json!({"command": "make"})),
+        Reply::text("Done."),
+    ]);
+    let output = world.ask(&server, "go").args(&["--parallel"]).run().exits(4);
+    server.finish();
+    assert!(output.stderr.contains("not merged, because the run did not end well"));
+}
+
+#[test]
+fn nothing_that_a_repository_names_runs() {
+    for account in accounts() {
+        let world = repository(account);
+        let here = world.workspace();
+        let traps = world.home().join("traps");
+        world.write("../traps/.here", "");
+        // Wherever a trap is sprung, on the host or in a cell: it leaves a file.
+        let trap = |name: &str| {
+            format!("touch {}/{name} {}/trap-{name} trap-{name}", traps.display(), here.display())
+        };
+        for hook in [
+            "post-checkout",
+            "pre-commit",
+            "post-commit",
+            "commit-msg",
+            "prepare-commit-msg",
+            "post-merge",
+            "pre-merge-commit",
+            "reference-transaction",
+            "post-index-change",
+        ] {
+            world.write(&format!(".git/hooks/{hook}"), &format!("#!/bin/sh\n{}\n", trap(hook)));
+            let path = here.join(".git/hooks").join(hook);
+            std::fs::set_permissions(path, PermissionsExt::from_mode(0o755)).unwrap();
+        }
+        let set = |key: &str, value: &str| git(&world, &here, &["config", key, value]);
+        set("core.fsmonitor", &format!("{}; false", trap("fsmonitor")));
+        for (key, name) in [
+            ("filter.f=g.clean", "clean"),
+            ("filter.f=g.smudge", "smudge"),
+            ("merge.m.driver", "driver"),
+            ("gpg.program", "gpg"),
+        ] {
+            set(key, &format!("{}; cat", trap(name)));
+        }
+        set("filter.f=g.required", "true");
+        world.write(".gitattributes", "*.txt filter=f=g merge=m\n");
+        world.write(".gitignore", "trap-*\n");
+        world.write("t.txt", "t\n");
+        // The traps work where a person runs git.
+        git(&world, &here, &["add", "-A"]);
+        git(&world, &here, &["commit", "-q", "-m", "traps"]);
+        for name in ["clean", "pre-commit", "fsmonitor", "reference-transaction"] {
+            assert!(traps.join(name).exists(), "{name} is no trap");
+        }
+        let plain = |args: &[&str]| {
+            let off = ["-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null"];
+            git(&world, &here, &[&off[..], args].concat())
+        };
+        world.write("b.md", "b\n");
+        plain(&["add", "b.md"]);
+        let sprung = || {
+            let found = world.listing();
+            let name = |path: &Path| path.file_name().unwrap().to_string_lossy().into_owned();
+            let is_trap =
+                |path: &Path| name(path).starts_with("trap-") || path.starts_with("traps/");
+            let mut found: Vec<_> = found.into_iter().filter(|path| is_trap(path)).collect();
+            found.retain(|path| !matches!(name(path).as_str(), ".here" | "traps"));
+            found
+        };
+        let mend = || {
+            let all = sprung();
+            all.iter().for_each(|path| std::fs::remove_file(world.home().join(path)).unwrap());
+        };
+        mend();
+        set("commit.gpgSign", "true");
+        run(&world, "a.txt", "ONE\ntwo\nthree\n", &["--worktree", "fix"], 0);
+        assert!(sprung().is_empty(), "{:?}", sprung());
+        plain(&["-c", "commit.gpgSign=false", "commit", "-q", "-m", "b"]);
+        mend();
+        let said = run(&world, "c.txt", "c\n", &["--worktree", "fix", "--wt-auto-merge"], 0);
+        assert!(said.contains("fix is one commit in main"), "{said}");
+        assert!(world.has("c.txt") && world.read("a.txt").starts_with("ONE"));
+        assert!(sprung().is_empty(), "{:?}", sprung());
+    }
+}
+
+#[test]
+fn names_and_places_are_looked_at() {
+    let world = repository(Account::Current);
+    let fails = |flags: &[&str], code: i32| {
+        let server = ModelServer::start(Vec::new());
+        let output = world.ask(&server, "go").args(flags).run().exits(code);
+        drop(server.finish_loosely());
+        output.stderr.clone()
+    };
+    for name in [
+        "--worktree=-b",
+        "--worktree=a..b",
+        "--worktree=a b",
+        "--worktree=@{-1}",
+        "--worktree=HEAD",
+    ] {
+        assert!(fails(&[name], 2).contains("cannot be the name of a branch"), "{name}");
+    }
+    world.write("../project-taken/x", "x");
+    assert!(fails(&["--worktree", "taken"], 1).contains("is there already and is no worktree"));
+    assert!(world.has("../project-taken/x"));
+    // What the repository itself says of its worktrees leads nowhere.
+    let registered = world.workspace().join(".git/worktrees/evil");
+    git(&world, &world.workspace(), &["worktree", "add", "-q", "-b", "evil", "../evil"]);
+    let target = world.home().join("project-evil");
+    std::os::unix::fs::symlink(world.home().join(".config"), &target).unwrap();
+    std::fs::write(registered.join("gitdir"), format!("{}/.git\n", target.display())).unwrap();
+    assert!(fails(&["--worktree", "evil"], 1).contains("is there already"));
+    let bare = World::new(Account::Current);
+    let server = ModelServer::start(Vec::new());
+    let output = bare.ask(&server, "go").args(&["--worktree", "x"]).run().exits(1);
+    drop(server.finish_loosely());
+    assert!(output.stderr.contains("there is no git repository here"));
+}
+
+#[test]
+fn a_worktree_is_as_tight_as_the_main_checkout() {
+    let world = repository(Account::Current);
+    world.write(".zerostack/config.toml", "deny = [\"write(secret/**)\"]");
+    world.zerostack(&["trust"]).run().exits(0);
+    // It is in no commit: the worktree would be without it.
+    let server = ModelServer::start(Vec::new());
+    let output = world.ask(&server, "go").args(&["--worktree", "one"]).run().exits(1);
+    drop(server.finish_loosely());
+    assert!(output.stderr.contains("does not have .zerostack/config.toml"), "{}", output.stderr);
+    git(&world, &world.workspace(), &["add", "-A"]);
+    git(&world, &world.workspace(), &["commit", "-qm", "settings"]);
+    let server = ModelServer::start(writes("w", "secret/x", "x"));
+    world.ask(&server, "go").args(&["--worktree", "two"]).run().exits(0);
+    let denied = server.finish()[2].result("w");
+    assert!(denied.contains("write(secret/**)"), "{denied}");
+}
+
+#[test]
+fn the_terminal_moves_to_a_worktree_and_back() {
+    for account in accounts() {
+        let world = repository(account);
+        let mut replies = writes("w1", "n.txt", "n\n");
+        replies.extend(writes("w2", "m.txt", "m\n"));
+        let server = ModelServer::start(replies).allowing_summaries();
+        let mut terminal = Terminal::start(&world, Some(&server), &[]);
+        terminal.wait_for("· main");
+        terminal.send("/wt-merge\r");
+        terminal.wait_for("the session is in no worktree");
+        terminal.send("/worktree fix\r");
+        terminal.wait_for("project-fix now");
+        terminal.wait_for("· fix");
+        terminal.send("write it\r");
+        terminal.wait_for("Done.");
+        assert!(!world.has("n.txt") && world.has("../project-fix/n.txt"));
+        terminal.send("/wt-exit\r");
+        terminal.wait_for("/worktree fix goes there again");
+        terminal.wait_for("· main");
+        terminal.send("and another\r");
+        terminal.wait("the second answer", |text| text.matches("Done.").count() > 1);
+        assert!(world.has("m.txt") && !world.has("../project-fix/m.txt"));
+        terminal.send("/worktree fix\r");
+        terminal.wait_for("· fix");
+        terminal.send("/wt-merge nowhere\r");
+        terminal.wait_for("there is no branch nowhere");
+        terminal.send("/wt-merge\r");
+        terminal.wait_for("the worktree and its branch are removed");
+        terminal.wait_for("· main");
+        assert!(world.has("n.txt") && !world.has("../project-fix"));
+        assert_eq!(log(&world), "write it\nfirst");
+        terminal.send("\x15\x04");
+        assert_eq!(terminal.ended().0, 0);
+        server.finish();
+    }
+}
