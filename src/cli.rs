@@ -49,6 +49,11 @@ pub enum Command {
         #[command(subcommand)]
         command: ConfigCommand,
     },
+    /// Look at MCP servers, and accept what they describe.
+    Mcp {
+        #[command(subcommand)]
+        command: Option<McpCommand>,
+    },
     /// Trust the files of this directory that concern zerostack, as they are now.
     Trust {
         /// Trust them no more.
@@ -97,6 +102,16 @@ pub enum SessionsCommand {
         #[arg(long)]
         force: bool,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum McpCommand {
+    /// All servers of the settings.
+    List,
+    /// Start a server and show its tools, and how they differ from what was accepted.
+    Show { server: String },
+    /// Accept the tools of a server as it describes them now.
+    Accept { server: String },
 }
 
 #[derive(Debug, Subcommand)]
@@ -353,6 +368,9 @@ pub struct RunFlags {
     /// The check: a command that runs in a cell after each round; the loop ends when it exits with 0.
     #[arg(long, value_name = "CMD", requires = "loop_")]
     pub loop_run: Option<String>,
+    /// MCP servers for this run: a file with "mcpServers", as other clients have it.
+    #[arg(long, value_name = "FILE")]
+    pub mcp_config: Option<PathBuf>,
     #[command(flatten)]
     pub worktree: WorktreeFlags,
     /// No colours in the terminal UI.

@@ -6,6 +6,7 @@ pub mod agent;
 pub mod app;
 pub mod cli;
 pub mod config;
+pub mod mcp;
 pub mod memory;
 pub mod model;
 mod nearest;

@@ -13,6 +13,7 @@ mod findings;
 mod headless;
 mod history;
 mod interactive;
+mod mcp;
 mod model;
 mod pick;
 mod policy;
@@ -64,6 +65,7 @@ fn dispatch(cli: Cli) -> Result<u8, Report> {
         }
         Some(Command::Sessions { command }) => sessions::run(launcher, command),
         Some(Command::Config { command }) => settings::run(command),
+        Some(Command::Mcp { command }) => mcp::run(launcher()?, command),
         Some(Command::Trust { remove }) => settings::trust(launcher()?, remove),
         Some(Command::Sandbox(flags)) => sandbox::run(launcher()?, &flags),
         Some(Command::Doctor { json }) => doctor::run(launcher(), json),

@@ -10,7 +10,7 @@ use zerostack_sandbox::Launcher;
 use super::model::Model;
 use super::resume::{self, Resumed};
 use super::start::{self, Project};
-use super::worktree;
+use super::{mcp, worktree};
 use crate::agent::Settings;
 use crate::cli::RunFlags;
 use crate::config::{Config, EditSystem, Layer, Origin};
@@ -22,7 +22,8 @@ use crate::prompt::{self, ContextFile, Prompt, Standing, Surroundings};
 use crate::report::Report;
 use crate::session::{Journal, Loaded, State};
 use crate::supervisor::{
-    Broker, Cells, Host, Options, Outputs, Record, Recorder, Session, TASKS_AT_ONCE,
+    Broker, Cells, Host, Named, Options, Outputs, PREFIX, Record, Recorder, Servers, Session,
+    TASKS_AT_ONCE,
 };
 use crate::tools::{Definition, Kind, definitions};
 use crate::ui::text;
@@ -41,6 +42,8 @@ pub struct Prepared {
     pub context: Vec<ContextFile>,
     /// The prompts there are: name and description.
     pub prompts: Vec<(String, String)>,
+    /// What the user should know of its servers.
+    pub told: Vec<String>,
 }
 
 /// A session on its way: where it works, and what is known of the project.
@@ -84,8 +87,11 @@ impl Opening {
         let state = resumed.as_ref().map(|resumed| &resumed.loaded.state);
         let plan = Plan::make(flags, &host, &project, state, only_command)?;
         let saved = Saved::open(flags, &host, &project, resumed)?;
-        let warnings = plan.warnings.iter().chain(&saved.warning).cloned().collect();
-        Ok((plan.carry_out(cells, host, saved).await?, warnings))
+        let mut warnings: Vec<String> =
+            plan.warnings.iter().chain(&saved.warning).cloned().collect();
+        let prepared = plan.carry_out(cells, host, saved).await?;
+        warnings.extend(prepared.told.iter().cloned());
+        Ok((prepared, warnings))
     }
 }
 
@@ -105,6 +111,9 @@ pub struct Plan {
     recorder: Option<RefCell<Recorder>>,
     tools: Vec<Definition>,
     memory: Option<Memory>,
+    servers: Vec<Named>,
+    /// Lists of the only tools there are, each of which must have one.
+    only: Vec<Vec<String>>,
     hashed: bool,
     context: Vec<ContextFile>,
     config: Config,
@@ -171,6 +180,18 @@ impl Plan {
         if memory.is_none() {
             tools.retain(|tool| tool.kind != Kind::Memory);
         }
+        let only: Vec<Vec<String>> =
+            [&config.tools, &prompt.tools].into_iter().flatten().cloned().collect();
+        let mut servers = mcp::usable(mcp::named(&config, host)?, &judge);
+        let wanted = |named: &Named| {
+            let begin = format!("{PREFIX}{}__", named.name);
+            only.iter().all(|names| names.iter().any(|name| name.starts_with(&begin)))
+        };
+        servers.retain(wanted);
+        if flags.no_tools || only_command || prompt.only_looks(mode) {
+            servers.clear();
+        }
+        warnings.extend(mcp::unknown_rules(&config));
         let mut context = remembered(memory.as_ref(), &judge);
         context.extend(readable(&project.context, &judge, host));
         let (name, attended) = (flags.name.clone(), !flags.print && !flags.loop_);
@@ -188,6 +209,8 @@ impl Plan {
             recorder,
             tools,
             memory,
+            servers,
+            only,
             hashed,
             context,
             config,
@@ -214,10 +237,18 @@ impl Plan {
         };
         let rules_file = Some(start::rules_file(&host));
         let outputs = Outputs::new(outputs);
-        let options = Options { takes, hashed: self.hashed, outputs, seen, memory: self.memory };
-        let broker = Broker::start(cells, judge, host, options)
+        let servers = Servers::new(host.mcp_file(), self.servers);
+        let (hashed, memory) = (self.hashed, self.memory);
+        let options = Options { takes, hashed, outputs, seen, memory, servers };
+        let mut broker = Broker::start(cells, judge, host, options)
             .await
             .map_err(|error| start::start_report(&error))?;
+        let told = broker.meet_servers().await;
+        let only = |tool: &&Definition| {
+            self.only.iter().all(|names| names.iter().any(|name| *name == tool.name))
+        };
+        let mut tools = self.tools;
+        tools.extend(broker.server_tools().filter(only).cloned());
         let record = Record::new(journal, state, model.facts.price);
         let worktree = broker.host().linked.as_ref().map(|linked| linked.branch.clone());
         record.set(|state| {
@@ -237,7 +268,7 @@ impl Plan {
         let settings = Settings {
             system_prompt: system_prompt(&prompt, &broker, &self.context, self.attended),
             model: model.name,
-            tools: self.tools.into_iter().map(schema).collect(),
+            tools: tools.into_iter().map(schema).collect(),
             max_turns: usize::try_from(config.max_turns.unwrap_or(200)).unwrap_or(usize::MAX),
             max_tokens: config.max_tokens.or(model.facts.output.map(|most| most.min(MOST_TOKENS))),
             temperature: config.temperature,
@@ -264,7 +295,7 @@ impl Plan {
             tasks: Semaphore::new(TASKS_AT_ONCE),
         };
         let (provider, context) = (model.provider, self.context);
-        Ok(Prepared { inner, provider, context, prompts: self.prompts })
+        Ok(Prepared { inner, provider, context, prompts: self.prompts, told })
     }
 }
 
@@ -376,14 +407,15 @@ fn offered(
 ) -> Result<Vec<Definition>, Report> {
     let mut tools = definitions(hashed);
     for names in [&config.tools, &prompt.tools].into_iter().flatten() {
-        for name in names {
-            if !definitions(hashed).iter().any(|tool| tool.name == name) {
-                let known: Vec<&str> = definitions(hashed).iter().map(|tool| tool.name).collect();
+        for name in names.iter().filter(|name| !name.starts_with(PREFIX)) {
+            if !definitions(hashed).iter().any(|tool| tool.name == **name) {
+                let all = definitions(hashed);
+                let known: Vec<&str> = all.iter().map(|tool| &*tool.name).collect();
                 let message = format!("there is no tool {name:?}; there are {}", known.join(", "));
                 return Err(Report::usage(message));
             }
         }
-        tools.retain(|tool| names.iter().any(|name| name == tool.name));
+        tools.retain(|tool| names.iter().any(|name| *name == tool.name));
     }
     if flags.no_tools {
         tools.clear();
@@ -393,8 +425,8 @@ fn offered(
 
 fn schema(tool: Definition) -> ToolSchema {
     ToolSchema {
-        name: tool.name.to_owned(),
-        description: tool.description.to_owned(),
+        name: tool.name.into_owned(),
+        description: tool.description.into_owned(),
         parameters: tool.schema,
     }
 }

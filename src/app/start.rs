@@ -149,7 +149,9 @@ fn usable(table: &Table, host: &Host) -> Result<(), Report> {
     let config = Config::deserialize(table.clone()).map_err(Report::error)?;
     rules(&[], &config.ask, &config.deny, &host.workspace)?;
     let known = definitions(false);
-    match config.tools.iter().flatten().find(|name| !known.iter().any(|tool| tool.name == **name)) {
+    let of_server = |name: &&String| name.starts_with(supervisor::PREFIX);
+    let mut names = config.tools.iter().flatten().filter(|name| !of_server(name));
+    match names.find(|name| !known.iter().any(|tool| tool.name == **name)) {
         Some(name) => Err(Report::error(format!("there is no tool {name:?}"))),
         None => Ok(()),
     }
@@ -245,6 +247,10 @@ fn resolve(
     layers.extend(session);
     layers.push(environment_layer(host));
     layers.extend(flags.map(command_line));
+    if let Some(file) = flags.and_then(|flags| flags.mcp_config.as_ref()) {
+        let table = super::mcp::from_file(file)?;
+        layers.push(Layer { origin: Origin::CommandLine, table });
+    }
     let mut resolved = config::resolve(layers, ceiling()?).map_err(config_report)?;
     if let Some(quick) = flags.and_then(|flags| flags.quick_model.as_ref())
         && !resolved.config.quick_models.contains_key(quick)

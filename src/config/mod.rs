@@ -75,6 +75,8 @@ pub struct Config {
     pub notify: Option<Notify>,
     /// Keys of the terminal UI by action, as `/help` names them: find = ["f5", "ctrl-x"].
     pub bindings: BTreeMap<String, Vec<String>>,
+    /// MCP servers, by name.
+    pub mcp_servers: BTreeMap<String, McpServer>,
     /// Where keys are, by provider.
     pub keys: BTreeMap<String, KeyPlace>,
     /// More providers, by name.
@@ -119,6 +121,30 @@ pub struct KeyPlace {
     pub file: Option<PathBuf>,
     /// Program and arguments; the first line it prints is the key.
     pub command: Option<Vec<String>>,
+}
+
+/// An MCP server: a program or an address.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct McpServer {
+    /// The program; it runs in a cell without network.
+    pub command: Option<String>,
+    pub args: Vec<String>,
+    /// Variables for it; ${VAR} stands for one of your environment.
+    pub env: BTreeMap<String, String>,
+    /// What it sees besides the workspace, each with ":rw" if it may change it.
+    pub paths: Vec<String>,
+    /// The address, for streamable HTTP.
+    pub url: Option<String>,
+    /// Headers for it; ${VAR} stands for a variable of the environment.
+    pub headers: BTreeMap<String, String>,
+    /// Longest call, seconds, default 60.
+    pub timeout: Option<u64>,
+    /// It is not used.
+    pub disabled: bool,
+    /// As other clients name the transport: stdio, http.
+    #[serde(rename = "type")]
+    pub kind: Option<String>,
 }
 
 /// A provider of the user's own.

@@ -168,7 +168,9 @@ impl Judge {
     }
 
     fn rule_fits(&self, rule: &ModeRule, call: &Call) -> bool {
-        if !rule.tools.contains(&call.tool) {
+        let server =
+            call.tool.starts_with("mcp__") && rule.tools.iter().any(|tool| tool == "mcp__*");
+        if !server && !rule.tools.contains(&call.tool) {
             return false;
         }
         match (&call.subject, rule.when) {

@@ -64,7 +64,8 @@ impl Rule {
         if tool.is_empty() || pattern.is_empty() {
             return Err(form());
         }
-        if tool != "*" && !TOOLS.contains(&tool) {
+        // Which tools servers have is known only when they run.
+        if tool != "*" && !TOOLS.contains(&tool) && !tool.starts_with("mcp__") {
             return Err(RuleError::Tool(text.to_owned(), TOOLS.join(", ")));
         }
         let mut globs = Vec::new();
@@ -125,7 +126,11 @@ impl Rule {
     fn is_about(&self, tool: &str) -> bool {
         // Reading nothing at all means searching nothing either.
         let searches = tool == "grep" && self.tool == "read" && self.pattern == "**";
-        self.tool == "*" || self.tool == tool || (searches && self.action != Action::Allow)
+        let server = self.tool.starts_with("mcp__") && wildcard(&self.tool, tool);
+        self.tool == "*"
+            || self.tool == tool
+            || server
+            || (searches && self.action != Action::Allow)
     }
 
     /// Globs of paths that a walking tool must pass over: what must not be read, or not without a

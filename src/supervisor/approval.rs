@@ -43,7 +43,7 @@ impl Broker {
             directory: self.host().workspace.display().to_string(),
             diff,
             reason,
-            still_refused: self.still_refused(subject),
+            still_refused: self.still_refused(call, subject),
             offers: self.offers(call, subject),
         }
     }
@@ -66,8 +66,11 @@ impl Broker {
         exact.into_iter().chain(wider).collect()
     }
 
-    fn still_refused(&self, subject: &Subject) -> String {
+    fn still_refused(&self, call: &ToolCall, subject: &Subject) -> String {
         let policy = self.policy();
+        if let Some(refused) = self.servers().place_of(&call.name) {
+            return format!("zerostack's own files and keys, {refused}");
+        }
         let mut refused = vec!["zerostack's own files and keys"];
         if let Subject::Command(_) = subject {
             refused.push("the network");

@@ -18,6 +18,7 @@ use super::cells::{Cells, CommandRequest, FileWorker};
 use super::confine::{self, Extra, Rights};
 use super::host::Host;
 use super::jobs::Jobs;
+use super::mcp::Servers;
 use super::outputs::{Capture, Outputs};
 use crate::agent::{ToolResult, ToolStatus};
 use crate::memory::Memory;
@@ -74,12 +75,14 @@ pub struct Options {
     pub seen: HashMap<PathBuf, String>,
     /// What is remembered, unless that is switched off.
     pub memory: Option<Memory>,
+    /// More tools.
+    pub servers: Servers,
 }
 
 impl Default for Options {
     fn default() -> Options {
-        let (takes, hashed, seen, memory) = Default::default();
-        Options { takes, hashed, outputs: Outputs::new(None), seen, memory }
+        let (takes, hashed, seen, memory, servers) = Default::default();
+        Options { takes, hashed, outputs: Outputs::new(None), seen, memory, servers }
     }
 }
 
@@ -90,6 +93,7 @@ pub struct Given {
     rules: Vec<Rule>,
     withdrawn: HashSet<String>,
     jobs: Jobs,
+    servers: Servers,
 }
 
 impl Given {
@@ -185,7 +189,8 @@ impl Broker {
         let seen = own.map(|((_, path), hash)| (path, hash)).collect();
         let mode = self.judge.policy().name;
         let (rules, withdrawn) = (self.granted.into_inner(), self.withdrawn.into_inner());
-        (self.cells, seen, Given { mode, rules, withdrawn, jobs: self.jobs })
+        let (jobs, servers) = (self.jobs, self.options.servers);
+        (self.cells, seen, Given { mode, rules, withdrawn, jobs, servers })
     }
 
     /// Takes over what was given under the same mode; under another one it would have other rights, and
@@ -197,6 +202,7 @@ impl Broker {
         self.granted = RefCell::new(given.rules);
         self.withdrawn = RefCell::new(given.withdrawn);
         self.jobs = given.jobs;
+        self.options.servers.adopt(&given.servers);
         None
     }
 
@@ -218,6 +224,21 @@ impl Broker {
 
     pub fn policy(&self) -> &policy::Policy {
         self.judge.policy()
+    }
+
+    pub fn groups(&self) -> &policy::Groups {
+        self.judge.groups()
+    }
+
+    /// Makes the tools known that servers offer by now.
+    pub(super) fn offer_servers(&mut self) {
+        self.tools.retain(|tool| tool.kind != Kind::Mcp);
+        self.tools.extend(self.options.servers.definitions());
+    }
+
+    /// The tools that servers offer.
+    pub fn server_tools(&self) -> impl Iterator<Item = &Definition> {
+        self.tools.iter().filter(|tool| tool.kind == Kind::Mcp)
     }
 
     pub fn host(&self) -> &Host {
@@ -273,7 +294,7 @@ impl Broker {
     pub fn look_at(&self, call: &ToolCall) -> Result<Subject, String> {
         let kind = self.tool(&call.name).map(|tool| tool.kind).ok_or("there is no such tool")?;
         match kind {
-            Kind::Local | Kind::Jobs | Kind::Task => Ok(Subject::Nothing),
+            Kind::Local | Kind::Jobs | Kind::Task | Kind::Mcp => Ok(Subject::Nothing),
             Kind::Memory => self.memory_subject(call),
             Kind::Command => {
                 arguments::<BashArguments>(call).map(|bash| Subject::Command(bash.command))
@@ -346,6 +367,7 @@ impl Broker {
         match (kind, subject) {
             (Some(Kind::Command), _) => self.command(call, grant).await,
             (Some(Kind::Jobs), _) => self.look_at_jobs(call).await.into(),
+            (Some(Kind::Mcp), _) => self.mcp_call(call).await.into(),
             (Some(Kind::Memory), _) => self.remember_or_recall(call, subject).into(),
             (Some(Kind::Local), _) => {
                 self.file_call(call, Target::Nothing, "", None, None).await.into()

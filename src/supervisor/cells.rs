@@ -257,6 +257,15 @@ impl Running {
         Ok(None)
     }
 
+    /// Runs a program in a cell that was made for one, with these as its standard streams.
+    pub(super) fn run(
+        &self,
+        argv: Vec<Vec<u8>>,
+        streams: &[BorrowedFd<'_>; 3],
+    ) -> Result<(), ChannelError> {
+        self.cell.run(argv, Stdio::Passed, streams)
+    }
+
     /// Kills everything in the cell.
     pub(super) fn kill(&self) {
         self.cell.kill();

@@ -157,6 +157,48 @@ pub fn command(policy: &Policy, groups: &Groups, host: &Host, rights: Rights) ->
     view.finish(directory, network, calls, environment(host))
 }
 
+/// The confinement of an MCP server: programs and libraries, the workspace to read, and the paths that the user
+/// has given it, each with the right to write or not. Given the workspace itself to write, it gets what a command
+/// gets after a yes.
+pub fn server(
+    policy: &Policy,
+    groups: &Groups,
+    host: &Host,
+    paths: &[(PathBuf, bool)],
+) -> Result<Confinement, String> {
+    let mut view = View::new(policy, groups, host);
+    view.roots(&["system".to_owned(), "toolchains".to_owned()]);
+    let size_mib = view.scratch_mib();
+    for target in [PathBuf::from("/tmp"), "/var/tmp".into(), host.home.clone()] {
+        view.mounts.push(Mount::Empty { target, size_mib, access: Access::ReadWrite });
+    }
+    let mut workspace = match policy.command.granted {
+        _ if policy.files.workspace == WorkspaceView::None => WorkspaceView::None,
+        _ => WorkspaceView::ReadOnly,
+    };
+    for (path, write) in paths {
+        let real = path.canonicalize().map_err(|error| format!("{}: {error}", path.display()))?;
+        if host.is_own(&real) || real == Path::new("/") {
+            return Err(format!("{} is not for servers", path.display()));
+        }
+        if real == host.workspace {
+            if *write && workspace == WorkspaceView::ReadOnly {
+                workspace = policy.command.granted;
+            }
+            continue;
+        }
+        let access = if *write { Access::ReadWrite } else { Access::ReadOnly };
+        view.mounts.push(tree(&real, None, access));
+    }
+    // In order of depth, so that no tree hides another one below it.
+    view.mounts.sort_by_key(|mount| mount.target().components().count());
+    view.workspace(workspace, Git::ReadOnly);
+    let directory = if view.sees_workspace { host.workspace.clone() } else { "/tmp".into() };
+    let network = if policy.view.loopback { Network::Loopback } else { Network::None };
+    let calls = Syscalls { exec: true, sockets: policy.view.sockets, personality: false };
+    Ok(view.finish(directory, network, calls, environment(host)))
+}
+
 /// Files of the user's that git takes its settings from, below the home directory.
 const GIT_SETTINGS: [&str; 4] =
     [".gitconfig", ".config/git/config", ".config/git/ignore", ".config/git/attributes"];

@@ -187,6 +187,11 @@ impl Host {
         Memory::new(self.own[1].join("agent/memory"), self.origin())
     }
 
+    /// Where it is kept what was accepted of MCP servers.
+    pub fn mcp_file(&self) -> PathBuf {
+        self.own[1].join("mcp.json")
+    }
+
     /// Where it is kept what was trusted.
     pub fn trust_file(&self) -> PathBuf {
         self.own[1].join("trust.json")

@@ -33,20 +33,20 @@ struct Job {
 
 /// The end of an output.
 #[derive(Debug, Default)]
-struct Tail {
+pub(super) struct Tail {
     bytes: VecDeque<u8>,
     dropped: u64,
 }
 
 impl Tail {
-    fn add(&mut self, bytes: &[u8]) {
+    pub fn add(&mut self, bytes: &[u8]) {
         self.bytes.extend(bytes);
         let excess = self.bytes.len().saturating_sub(SHOWN);
         self.bytes.drain(..excess);
         self.dropped += excess as u64;
     }
 
-    fn text(&self) -> String {
+    pub fn text(&self) -> String {
         let bytes: Vec<u8> = self.bytes.iter().copied().collect();
         let text = String::from_utf8_lossy(&bytes).into_owned();
         match self.dropped {

@@ -1,6 +1,7 @@
 //! The only HTTP client, and the other two places an answer can come from: the demo and a recording.
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
@@ -13,7 +14,7 @@ use serde_json::Value;
 
 use super::vault::Key;
 use crate::model::protocol::is_too_long;
-use crate::model::providers::Provider;
+use crate::model::providers::{Provider, is_local};
 use crate::model::tape::{Exchange, Tape};
 use crate::model::{Answer, ModelError, Request, StreamEvent, demo, error_text};
 
@@ -103,16 +104,7 @@ impl Network {
             return Err(unusable(&"the address must begin with http:// or https://"));
         }
         let silence = provider.timeout.map_or(SILENCE_LIMIT, Duration::from_secs);
-        let mut client = reqwest::Client::builder()
-            .tls_backend_preconfigured(tls(url.scheme() == "https")?)
-            .redirect(redirect::Policy::none())
-            .connect_timeout(CONNECT_LIMIT)
-            .read_timeout(silence)
-            .user_agent(concat!("zerostack/", env!("CARGO_PKG_VERSION")));
-        if provider.is_local() {
-            // A proxy would see what is meant to stay on this machine.
-            client = client.no_proxy();
-        }
+        let client = builder(url.scheme() == "https", provider.is_local())?.read_timeout(silence);
         let client = client.build().map_err(|error| unusable(&error))?;
         let headers =
             headers(&provider, key.as_ref(), environment).map_err(|why| unusable(&why))?;
@@ -367,7 +359,17 @@ fn headers(
         value.set_sensitive(true);
         headers.insert(HeaderName::from_static(name), value);
     }
-    for (name, text) in &provider.headers {
+    headers.extend(own_headers(&provider.headers, environment)?);
+    Ok(headers)
+}
+
+/// Headers as the user's settings name them.
+pub(super) fn own_headers(
+    named: &BTreeMap<String, String>,
+    environment: &[(String, String)],
+) -> Result<HeaderMap, String> {
+    let mut headers = HeaderMap::new();
+    for (name, text) in named {
         let value = filled(text, environment)?;
         let name =
             HeaderName::try_from(name).map_err(|_| format!("{name:?} is no name of a header"))?;
@@ -381,7 +383,7 @@ fn headers(
 }
 
 /// A text with every `${VAR}` replaced by that variable.
-fn filled(text: &str, environment: &[(String, String)]) -> Result<String, String> {
+pub(super) fn filled(text: &str, environment: &[(String, String)]) -> Result<String, String> {
     let mut filled = String::new();
     let mut rest = text;
     while let Some((before, after)) = rest.split_once("${") {
@@ -406,6 +408,24 @@ fn deepest(error: &reqwest::Error) -> String {
 }
 
 /// TLS by ring, with the system's roots, or Mozilla's where the system has none.
+/// A client for one server, which is on this machine or not.
+fn builder(encrypted: bool, local: bool) -> Result<reqwest::ClientBuilder, ModelError> {
+    let client = reqwest::Client::builder()
+        .tls_backend_preconfigured(tls(encrypted)?)
+        .redirect(redirect::Policy::none())
+        .connect_timeout(CONNECT_LIMIT)
+        .user_agent(concat!("zerostack/", env!("CARGO_PKG_VERSION")));
+    // A proxy would see what is meant to stay on this machine.
+    Ok(if local { client.no_proxy() } else { client })
+}
+
+/// A client for a server that is no model.
+pub(super) fn client(url: &str) -> Result<reqwest::Client, String> {
+    let encrypted = url.starts_with("https://");
+    let builder = builder(encrypted, is_local(url)).map_err(|error| error.to_string())?;
+    builder.build().map_err(|error| error.to_string())
+}
+
 fn tls(needed: bool) -> Result<rustls::ClientConfig, ModelError> {
     let mut roots = rustls::RootCertStore::empty();
     if needed {

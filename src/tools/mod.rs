@@ -14,6 +14,7 @@ mod todo;
 mod walk;
 mod write;
 
+use std::borrow::Cow;
 use std::os::fd::OwnedFd;
 
 use schemars::JsonSchema;
@@ -41,6 +42,8 @@ pub enum Kind {
     Task,
     /// Reads or changes what is remembered.
     Memory,
+    /// Is done by an MCP server.
+    Mcp,
     /// Touches nothing.
     Local,
 }
@@ -48,9 +51,9 @@ pub enum Kind {
 /// A tool as the model sees it.
 #[derive(Debug, Clone)]
 pub struct Definition {
-    pub name: &'static str,
+    pub name: Cow<'static, str>,
     pub kind: Kind,
-    pub description: &'static str,
+    pub description: Cow<'static, str>,
     /// JSON Schema of the arguments.
     pub schema: Value,
 }
@@ -185,7 +188,7 @@ fn define<T: JsonSchema>(name: &'static str, kind: Kind, description: &'static s
     if let Some(object) = schema.as_object_mut() {
         object.remove("description");
     }
-    Definition { name, kind, description, schema }
+    Definition { name: name.into(), kind, description: description.into(), schema }
 }
 
 /// Drops what costs tokens and tells a model nothing.

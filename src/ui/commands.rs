@@ -26,6 +26,7 @@ pub enum Command {
     Sandbox,
     Jobs,
     Memory,
+    Mcp,
     Worktree,
     WtMerge,
     WtExit,
@@ -67,7 +68,7 @@ const fn row(
 
 /// All of them. What is in brackets may be left out.
 #[rustfmt::skip]
-pub const COMMANDS: [Row; 40] = [
+pub const COMMANDS: [Row; 41] = [
     row("help", "", "commands and keys", Command::Help, true),
     row("new", "", "a new session", Command::New, false),
     row("clear", "", "the same", Command::New, false),
@@ -91,6 +92,7 @@ pub const COMMANDS: [Row; 40] = [
     row("sandbox", "", "what the kernel enforces now", Command::Sandbox, true),
     row("jobs", "[N]", "background commands, and the output of one; stop N", Command::Jobs, true),
     row("memory", "[FILE]", "what is remembered; search, remember, edit, forget", Command::Memory, true),
+    row("mcp", "[NAME]", "servers and their tools; accept NAME, stop NAME", Command::Mcp, true),
     row("worktree", "NAME", "work in a worktree of this branch, made if it is not there", Command::Worktree, false),
     row("wt-merge", "[BRANCH]", "merge it into main, master or BRANCH, remove it, go back", Command::WtMerge, false),
     row("wt-exit", "", "go back without merging", Command::WtExit, false),

@@ -17,6 +17,7 @@ mod headless;
 mod holes;
 mod keys;
 mod kill;
+mod mcp;
 mod memory;
 mod model;
 mod pictures;

@@ -70,6 +70,7 @@ impl Ui {
             Command::Sandbox => self.state.page(&enforced(session)),
             Command::Jobs => self.jobs(session, arguments).await,
             Command::Memory => self.memory(session, arguments),
+            Command::Mcp => self.mcp(session, arguments),
             Command::Diff => self.diff(session).await,
             Command::Theme if arguments.is_empty() => self.list_themes(session),
             Command::Theme => {
@@ -171,6 +172,28 @@ impl Ui {
         match session.broker.jobs(id, stop.is_some()).await {
             Ok(words) => self.state.page(&words),
             Err(words) => self.state.notice(&words),
+        }
+    }
+
+    fn mcp(&mut self, session: &Session, arguments: &str) {
+        let servers = session.broker.servers();
+        if servers.is_empty() {
+            let words =
+                "no MCP server can be used here; `zerostack mcp` lists those of your settings";
+            return self.state.notice(words);
+        }
+        let (verb, name) = arguments.split_once(' ').unwrap_or((arguments, ""));
+        let outcome = match (verb, name.trim()) {
+            ("stop", name) if !name.is_empty() => {
+                servers.stop(name).map(|()| format!("{name} is stopped"))
+            }
+            ("accept" | "stop", _) => Ok("/mcp accept NAME, /mcp stop NAME, at rest".into()),
+            ("", _) => servers.describe(None),
+            (name, _) => servers.describe(Some(name)),
+        };
+        match outcome {
+            Ok(words) => self.state.page(&words),
+            Err(error) => self.state.notice(&error.to_string()),
         }
     }
 
@@ -281,6 +304,19 @@ impl Ui {
                     }
                 }
             }
+            Command::Mcp if arguments.starts_with("accept ") => {
+                let name = arguments["accept ".len()..].trim();
+                match session.inner.broker.servers().accept(name) {
+                    Ok(names) => {
+                        self.state
+                            .notice(&format!("{name}: {} may be asked for", names.join(", ")));
+                    }
+                    Err(error) => {
+                        self.state.notice(&error.to_string());
+                        return stay(session);
+                    }
+                }
+            }
             Command::Worktree | Command::WtMerge | Command::WtExit => {
                 return Ok((self.worktree(session, command, arguments).await?, After::Nothing));
             }
@@ -305,7 +341,7 @@ impl Ui {
                 | Command::New
                 | Command::Sessions
                 | Command::Import
-        );
+        ) || (command == Command::Mcp && arguments.starts_with("accept "));
         if !changes {
             return stay(session);
         }
@@ -479,17 +515,19 @@ impl Ui {
             Err(report) => return Err((Some(Box::new(session)), report)),
             Ok(saved) => saved,
         };
-        let Prepared { inner, provider, context, prompts } = session;
+        let Prepared { inner, provider, context, prompts, .. } = session;
         let Session { broker, record, earlier, backend, settings, recorder, .. } = inner;
         let (cells, seen, given) = broker.dissolve();
         let (journal, earlier) = (record.into_journal(), earlier.into_inner());
         let kept = Saved { journal, state, earlier, seen, warning: None };
         drop((provider, context, settings, prompts));
         let saved = saved.unwrap_or(kept);
-        let notices = plan.warnings.iter().chain(&saved.warning).cloned().chain(said).collect();
+        let mut notices: Vec<String> =
+            plan.warnings.iter().chain(&saved.warning).cloned().chain(said).collect();
         // Only the kernel can refuse from here on, and it has held a cell of ours before.
         let made = plan.carry_out(cells, host, saved).await;
         let mut made = made.map_err(|report| (None, report))?;
+        notices.append(&mut made.told);
         made.inner.recorder = recorder;
         if flags.replay.is_some() {
             made.inner.backend = backend;
