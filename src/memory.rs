@@ -16,6 +16,8 @@ const SCRATCHPAD: &str = "scratchpad.md";
 const FILE_LIMIT: usize = 64 * 1024;
 /// Most bytes of one file that the model is told at the start.
 const TOLD_LIMIT: usize = 6 * 1024;
+/// Most bytes of a line that a search finds.
+const LINE_LIMIT: usize = 400;
 /// Most lines that a search finds.
 const LINES: usize = 100;
 
@@ -39,7 +41,11 @@ pub enum MemoryError {
     Full(String),
     #[error("what is to be replaced is {1} times in {0}; it must be there once")]
     Unclear(String, usize),
-    #[error("{0} was changed by another session meanwhile; your text is in the input")]
+    #[error("{0} is larger than 64 KiB: it is not changed, make it smaller with an editor")]
+    Large(String),
+    #[error("{0} is no valid UTF-8: it is not changed")]
+    NoText(String),
+    #[error("{0} was changed meanwhile; nothing is written")]
     Meanwhile(String),
     #[error("cannot {doing} {path}: {error}")]
     Os { doing: &'static str, path: PathBuf, error: std::io::Error },
@@ -129,6 +135,23 @@ impl Memory {
         }
     }
 
+    /// The text of a file that is to be changed: nothing of it may be missing.
+    pub fn whole(&self, name: &str) -> Result<String, MemoryError> {
+        let path = self.path(name);
+        match std::fs::metadata(&path) {
+            Ok(facts) if facts.len() > FILE_LIMIT as u64 => {
+                Err(MemoryError::Large(name.to_owned()))
+            }
+            _ => std::fs::read(&path).map_err(|error| match error.kind() {
+                ErrorKind::NotFound => MemoryError::Absent(name.to_owned()),
+                _ => MemoryError::Os { doing: "read", path, error },
+            }),
+        }
+        .and_then(|bytes| {
+            String::from_utf8(bytes).map_err(|_| MemoryError::NoText(name.to_owned()))
+        })
+    }
+
     /// What a change would make of a file: `text` at its end, or in the place of `replaces`.
     pub fn change(
         &self,
@@ -136,7 +159,7 @@ impl Memory {
         text: &str,
         replaces: Option<&str>,
     ) -> Result<Changed, MemoryError> {
-        let before = match self.read(name) {
+        let before = match self.whole(name) {
             Err(MemoryError::Absent(_)) if replaces.is_none() => String::new(),
             other => other?,
         };
@@ -150,22 +173,26 @@ impl Memory {
                 count => return Err(MemoryError::Unclear(name.to_owned(), count)),
             },
         };
-        // One that the user has made larger can still be made smaller.
-        if after.len() > FILE_LIMIT.max(before.len()) {
+        if after.len() > FILE_LIMIT {
             return Err(MemoryError::Full(name.to_owned()));
         }
         Ok(Changed { before, after })
     }
 
-    /// Makes a change. Another session may be doing the same.
+    /// Makes a change, if the file is what it was when the change was `shown`. Another session may be doing the
+    /// same.
     pub fn write(
         &self,
         name: &str,
         text: &str,
         replaces: Option<&str>,
+        shown: Option<&str>,
     ) -> Result<Changed, MemoryError> {
         let _lock = self.lock()?;
         let changed = self.change(name, text, replaces)?;
+        if shown.is_some_and(|before| before != changed.before) {
+            return Err(MemoryError::Meanwhile(name.to_owned()));
+        }
         self.store(name, &changed.after)?;
         Ok(changed)
     }
@@ -191,7 +218,7 @@ impl Memory {
     /// Puts a whole text in the place of `before`, which is what was there when the user began to edit it.
     pub fn put(&self, name: &str, before: &str, text: &str) -> Result<(), MemoryError> {
         let _lock = self.lock()?;
-        let present = match self.read(name) {
+        let present = match self.whole(name) {
             Err(MemoryError::Absent(_)) => String::new(),
             other => other?,
         };
@@ -222,7 +249,8 @@ impl Memory {
             for (number, line) in self.read(&name).unwrap_or_default().lines().enumerate() {
                 let lower = line.to_lowercase();
                 if !words.is_empty() && words.iter().all(|word| lower.contains(word.as_str())) {
-                    found.push(format!("{name}:{}: {line}", number + 1));
+                    let end = line.floor_char_boundary(LINE_LIMIT);
+                    found.push(format!("{name}:{}: {}", number + 1, &line[..end]));
                 }
             }
         }
@@ -294,7 +322,11 @@ fn is_date(text: &str) -> bool {
         4 | 7 => byte == b'-',
         _ => byte.is_ascii_digit(),
     };
-    text.len() == 10 && text.bytes().enumerate().all(fits)
+    let number = |part: std::ops::Range<usize>| text[part].parse::<u8>().unwrap_or(0);
+    text.len() == 10
+        && text.bytes().enumerate().all(fits)
+        && (1..=12).contains(&number(5..7))
+        && (1..=31).contains(&number(8..10))
 }
 
 /// The day in UTC, as YYYY-MM-DD.
@@ -334,6 +366,7 @@ mod tests {
             "notes/a/b",
             "/etc/passwd",
             "daily/2026-1-25",
+            "daily/2999-99-99",
             "daily/../../x",
             "notes/a\nb",
             "x/y",
@@ -365,29 +398,60 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let memory = memory(directory.path());
         assert!(memory.list().is_empty() && memory.told().is_empty());
-        memory.write("MEMORY.md", "Prefers tabs.", None).unwrap();
-        memory.write("MEMORY.md", "Runs on Debian.\n", None).unwrap();
+        memory.write("MEMORY.md", "Prefers tabs.", None, None).unwrap();
+        memory.write("MEMORY.md", "Runs on Debian.\n", None, None).unwrap();
         assert_eq!(memory.read("MEMORY.md").unwrap(), "Prefers tabs.\nRuns on Debian.\n");
-        let changed = memory.write("MEMORY.md", "spaces", Some("tabs")).unwrap();
+        let changed = memory.write("MEMORY.md", "spaces", Some("tabs"), None).unwrap();
         assert!(changed.before.contains("tabs") && changed.after.contains("Prefers spaces."));
-        let error = memory.write("MEMORY.md", "x", Some("s")).unwrap_err();
+        let error = memory.write("MEMORY.md", "x", Some("s"), None).unwrap_err();
         assert!(matches!(error, MemoryError::Unclear(_, 4..)), "{error}");
-        memory.write("notes/build.md", "make is slow", None).unwrap();
+        memory.write("notes/build.md", "make is slow", None, None).unwrap();
         assert_eq!(memory.search("SLOW make"), "notes/build.md:1: make is slow");
         assert!(memory.told().contains(&("notes".into(), "notes/build.md".into())));
         memory.forget("notes/build.md").unwrap();
         assert!(matches!(memory.read("notes/build.md"), Err(MemoryError::Absent(_))));
-        let full = memory.write("scratchpad.md", &"x".repeat(FILE_LIMIT), None);
+        let full = memory.write("scratchpad.md", &"x".repeat(FILE_LIMIT), None, None);
         assert!(matches!(full, Err(MemoryError::Full(_))));
+    }
+
+    #[test]
+    fn nothing_is_lost_by_a_change() {
+        let directory = tempfile::tempdir().unwrap();
+        let memory = memory(directory.path());
+        memory.write("MEMORY.md", "one", None, None).unwrap();
+        // Shown of another text than there is now.
+        let other = memory.write("MEMORY.md", "two", None, Some("zero\n"));
+        assert!(matches!(other, Err(MemoryError::Meanwhile(_))));
+        memory.write("MEMORY.md", "two", None, Some("one\n")).unwrap();
+        assert!(matches!(memory.put("MEMORY.md", "one\n", "x"), Err(MemoryError::Meanwhile(_))));
+        // Larger than what would be read, or not text: left as it is.
+        for (bytes, wrong) in [
+            ("a\n".repeat(FILE_LIMIT).into_bytes(), "larger"),
+            (vec![b'a', 0xe9], "no valid UTF-8"),
+        ] {
+            let path = memory.path("MEMORY.md");
+            std::fs::write(&path, &bytes).unwrap();
+            let changes = [
+                memory.write("MEMORY.md", "b", None, None).map(drop),
+                memory.write("MEMORY.md", "b", Some("a"), None).map(drop),
+                memory.put("MEMORY.md", &memory.read("MEMORY.md").unwrap(), "b"),
+            ];
+            for changed in changes {
+                assert!(changed.unwrap_err().to_string().contains(wrong));
+            }
+            assert_eq!(std::fs::read(&path).unwrap(), bytes);
+        }
     }
 
     #[test]
     fn what_is_told_has_a_cap() {
         let directory = tempfile::tempdir().unwrap();
         let memory = memory(directory.path());
-        memory.write("MEMORY.md", &format!("first {}", "ü".repeat(20_000)), None).unwrap();
-        memory.write("daily/2026-11-24.md", "yesterday", None).unwrap();
-        memory.write("daily/2026-11-25.md", &format!("{} last", "ü".repeat(20_000)), None).unwrap();
+        memory.write("MEMORY.md", &format!("first {}", "ü".repeat(20_000)), None, None).unwrap();
+        memory.write("daily/2026-11-24.md", "yesterday", None, None).unwrap();
+        memory
+            .write("daily/2026-11-25.md", &format!("{} last", "ü".repeat(20_000)), None, None)
+            .unwrap();
         let told = memory.told();
         assert!(told[0].1.starts_with("first") && told[0].1.contains("[cut"));
         assert_eq!((told.len(), told[1].0.as_str()), (2, "daily/2026-11-25.md"));

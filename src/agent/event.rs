@@ -86,7 +86,7 @@ pub enum Verdict {
 
 /// What the arguments of a call are about, for a line on a screen.
 pub fn about(arguments: &Value) -> String {
-    let names = ["command", "path", "pattern", "prompt", "id"];
+    let names = ["command", "path", "pattern", "prompt", "id", "file", "words"];
     match names.iter().find_map(|name| arguments.get(name)) {
         Some(Value::String(text)) => text.clone(),
         Some(other) => other.to_string(),

@@ -40,6 +40,15 @@ async fn headless(launcher: Launcher, flags: RunFlags) -> Result<u8, Report> {
         None => prompt_text(&flags.message, flags.loop_)?,
     };
     let rounds = Rounds::of(&flags, &prompt_text)?;
+    if flags.worktree.wt_auto_merge
+        && flags.worktree.worktree.is_none()
+        && !flags.continue_
+        && flags.session.is_none()
+    {
+        return Err(Report::usage(
+            "--wt-auto-merge needs a worktree: --worktree NAME, or --parallel",
+        ));
+    }
     let opening = Opening::begin(launcher, &flags).await?;
     let warn = |warning: &String| eprintln!("warning: {}", text::clean(warning));
     opening.project.resolved.warnings.iter().for_each(warn);
@@ -73,7 +82,12 @@ async fn headless(launcher: Launcher, flags: RunFlags) -> Result<u8, Report> {
             facts.end(&run.await, None)
         }
     };
-    let (words, done) = worktree::finish(&session.inner, &flags.worktree, code == 0).await;
+    let mut interrupted = std::pin::pin!(self::interrupted()?);
+    let (words, done) = tokio::select! {
+        biased;
+        ended = worktree::finish(&session.inner, &flags.worktree, code == 0) => ended,
+        () = &mut interrupted => ("interrupted; look at the worktree with git".to_owned(), false),
+    };
     if !words.is_empty() {
         eprintln!("zerostack: {}", text::clean(&words));
     }

@@ -59,9 +59,8 @@ impl Opening {
         let (mut host, resumed) = resume::place(flags)?;
         let cells = Cells::new(launcher);
         let state = resumed.as_ref().map(|resumed| &resumed.loaded.state);
-        if let Some(branch) = worktree::wanted(&flags.worktree, state) {
-            let base = flags.worktree.wt_base_dir.as_deref();
-            host = worktree::enter(&cells, &host, &branch, base).await?;
+        if let Some((branch, base)) = worktree::wanted(&flags.worktree, state) {
+            host = worktree::enter(&cells, &host, &branch, base.as_deref()).await?;
             std::env::set_current_dir(&host.workspace).map_err(Report::error)?;
             let directory = host.workspace.display().to_string();
             eprintln!("zerostack: works in the worktree {}", text::clean(&directory));
@@ -145,7 +144,8 @@ impl Plan {
         let users_mode = config.mode.unwrap_or(Mode::Standard);
         let mode = prompt.mode_under(users_mode);
         let (groups, policy) = start::policy(mode, host)?;
-        let mut rules = start::rules(&config.allow, &config.ask, &config.deny, &host.workspace)?;
+        let (ask, deny) = (host.in_worktree(&config.ask), host.in_worktree(&config.deny));
+        let mut rules = start::rules(&config.allow, &ask, &deny, &host.workspace)?;
         let model = match &flags.replay {
             Some(path) => Model::replayed(path, &config)?,
             // A command of the user's needs no model.
@@ -250,7 +250,8 @@ impl Plan {
         let mut tools = self.tools;
         tools.extend(broker.server_tools().filter(only).cloned());
         let record = Record::new(journal, state, model.facts.price);
-        let worktree = broker.host().linked.as_ref().map(|linked| linked.branch.clone());
+        let linked = broker.host().linked.as_ref();
+        let worktree = linked.map(|linked| (linked.branch.clone(), linked.path.clone()));
         record.set(|state| {
             if !self.only_command || state.provider.is_empty() {
                 state.provider = model.provider.clone();

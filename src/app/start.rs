@@ -32,7 +32,9 @@ pub fn host_report(error: HostError) -> Report {
         HostError::TooWide(_) | HostError::NotText(_) | HostError::AddedDirectory(..) => {
             Report::usage(error)
         }
-        HostError::NoHome | HostError::NoDirectory(_) => Report::error(error),
+        HostError::NoHome | HostError::NoDirectory(_) | HostError::NotInBranch(..) => {
+            Report::error(error)
+        }
     }
 }
 
@@ -287,7 +289,8 @@ pub async fn project(
     let first = resolve(host, Some(flags), None, session.clone())?.config;
     let (groups, policy) = policy(first.mode.unwrap_or(Mode::Standard), host)?;
     let denied = |config: &Config, host: &Host| {
-        let rules = rules(&config.allow, &config.ask, &config.deny, &host.workspace)?;
+        let (ask, deny) = (host.in_worktree(&config.ask), host.in_worktree(&config.deny));
+        let rules = rules(&config.allow, &ask, &deny, &host.workspace)?;
         Ok(Judge::new(policy.clone(), groups.clone(), rules).denied_globs("read"))
     };
     let before = denied(&first, host)?;

@@ -1,6 +1,9 @@
 //! Moving a session into a worktree of its repository, and bringing what was done there back.
 
-use std::path::Path;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::Flock;
 
 use super::start::{self, start_report};
 use crate::cli::WorktreeFlags;
@@ -38,10 +41,14 @@ pub fn report(error: WorktreeError) -> Report {
     }
 }
 
-/// The branch that a run wants to work on, if it wants one of its own.
-pub fn wanted(flags: &WorktreeFlags, resumed: Option<&State>) -> Option<String> {
+/// The worktree that a run wants to work in, if it wants one of its own: branch, and where worktrees go.
+pub fn wanted(flags: &WorktreeFlags, resumed: Option<&State>) -> Option<(String, Option<PathBuf>)> {
     let fresh = flags.parallel.then(|| format!("parallel-{}", crate::session::fresh_id()));
-    flags.worktree.clone().or(fresh).or_else(|| resumed?.worktree.clone())
+    if let Some(branch) = flags.worktree.clone().or(fresh) {
+        return Some((branch, flags.wt_base_dir.clone()));
+    }
+    let (branch, path) = resumed?.worktree.clone()?;
+    Some((branch, path.parent().map(Path::to_owned)))
 }
 
 /// The host in the worktree of a branch, which is made if it is not there.
@@ -55,6 +62,12 @@ pub async fn enter(
     host.moved(linked).map_err(start::host_report)
 }
 
+/// What was merged. As long as it is there, no other zerostack merges in the repository.
+pub struct Turn {
+    pub merged: Merged,
+    _lock: Flock<File>,
+}
+
 /// Brings a worktree's branch into `target`, or into the branch that the main checkout is on. Unless that was
 /// typed or is to happen by itself (`unasked`), it must be main or master.
 pub async fn merge(
@@ -64,7 +77,7 @@ pub async fn merge(
     target: Option<&str>,
     title: &str,
     unasked: bool,
-) -> Result<Merged, Report> {
+) -> Result<Turn, Report> {
     let title = text::line(title, 72);
     let title = match title.trim() {
         "" => format!("Work in {}", linked.branch),
@@ -78,20 +91,21 @@ pub async fn merge(
                 other => return Err(WorktreeError::WhichBranch(other)),
             },
         };
+        let _lock = repository.turn().await?;
         repository.commit(linked, &title).await?;
-        repository.merge(linked, &target, &title).await
+        Ok(Turn { merged: repository.merge(linked, &target, &title).await?, _lock })
     })
 }
 
-/// Removes a worktree and its branch after its work was merged.
+/// Removes a worktree after its work was merged.
 pub async fn remove(
     cells: &Cells,
     host: &Host,
     linked: &Linked,
-    merged: &Merged,
+    turn: &Turn,
     force: bool,
 ) -> Result<(), Report> {
-    in_repository!(cells, host, |repository| repository.remove(linked, Some(merged), force))
+    in_repository!(cells, host, |repository| repository.remove(linked, &turn.merged, force))
 }
 
 /// What a commit of a session's work is called: its name, or the first line of its first prompt.
@@ -130,13 +144,16 @@ pub async fn finish(session: &Session, flags: &WorktreeFlags, well: bool) -> (St
     if !well {
         return (format!("not merged, because the run did not end well; {kept}"), false);
     }
-    let ended = async {
-        let merged = merge(cells, host, linked, None, &title(session), true).await?;
-        remove(cells, host, linked, &merged, flags.wt_force).await?;
-        Ok::<_, Report>(words(linked, &merged))
+    let turn = match merge(cells, host, linked, None, &title(session), true).await {
+        Ok(turn) => turn,
+        Err(report) => return (format!("{}; {kept}", report.message), false),
     };
-    match ended.await {
-        Ok(words) => (format!("{words}; the worktree is removed"), true),
-        Err(report) => (format!("{}; {kept}", report.message), false),
+    let words = words(linked, &turn.merged);
+    match remove(cells, host, linked, &turn, flags.wt_force).await {
+        Ok(()) => {
+            session.record.set(|state| state.worktree = None);
+            (format!("{words}; the worktree is removed"), true)
+        }
+        Err(report) => (format!("{words}; the worktree is still there: {}", report.message), true),
     }
 }

@@ -140,6 +140,8 @@ pub fn import(
                 let name = state.name.clone();
                 journal.add(Entry::State(State {
                     name,
+                    // A worktree is made for who asks for it.
+                    worktree: None,
                     usage: Usage::default(),
                     cost: 0.0,
                     turns: 0,

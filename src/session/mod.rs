@@ -40,9 +40,9 @@ pub struct State {
     pub model: String,
     pub mode: String,
     pub prompt: String,
-    /// The branch of the worktree that it works in, if it does.
+    /// The worktree that it works in, if it does: branch and directory.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub worktree: Option<String>,
+    pub worktree: Option<(String, PathBuf)>,
     /// Prompts so far.
     pub turns: u64,
     /// Model requests so far.

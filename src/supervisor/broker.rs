@@ -59,6 +59,8 @@ pub struct Broker {
     granted: RefCell<Vec<Rule>>,
     /// Rules that the user has taken back.
     withdrawn: RefCell<HashSet<String>>,
+    /// Files of the memory as they were when a change of them was shown, by call.
+    pub(super) shown: RefCell<HashMap<String, String>>,
 }
 
 /// A conversation (empty for the session's own, else the call of the sub-agent) and a path: what one of
@@ -166,6 +168,7 @@ impl Broker {
             options,
             granted: RefCell::default(),
             withdrawn: RefCell::default(),
+            shown: RefCell::default(),
         };
         broker.prepare();
         Ok(broker)

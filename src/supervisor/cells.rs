@@ -80,7 +80,7 @@ pub(super) struct Printed {
 }
 
 /// Most of it that is read, bytes.
-const PRINTED_LIMIT: u64 = 16 * 1024 * 1024;
+pub(super) const PRINTED_LIMIT: u64 = 16 * 1024 * 1024;
 
 /// How a command ended.
 #[derive(Debug)]

@@ -199,50 +199,81 @@ pub fn server(
     Ok(view.finish(directory, network, calls, environment(host)))
 }
 
-/// Files of the user's that git takes its settings from, below the home directory.
-const GIT_SETTINGS: [&str; 4] =
-    [".gitconfig", ".config/git/config", ".config/git/ignore", ".config/git/attributes"];
+/// What git sees of a repository.
+#[derive(Debug, Clone, Copy)]
+pub enum GitView<'a> {
+    /// The settings of the repository and of the user, to read.
+    Settings { top: &'a Path },
+    /// The main checkout.
+    Checkout { top: &'a Path },
+    /// A worktree, and the repository's own directory without the main checkout.
+    Worktree { top: &'a Path, path: &'a Path },
+    /// A directory alone.
+    Directory { path: &'a Path },
+}
 
-/// The confinement of git itself, for what the user wants done to a repository: its `.git` without hooks and
-/// settings, and the files either of the main checkout `top` or of a worktree. No network.
+/// The confinement of git itself, for what the user wants done to a repository. In the place of its settings it
+/// sees `settings`; its hooks cannot be changed. No network.
 pub fn git(
     policy: &Policy,
     groups: &Groups,
     host: &Host,
-    top: &Path,
-    worktree: Option<&Path>,
+    what: GitView<'_>,
+    settings: Option<&Path>,
+    ignored: Option<&Path>,
 ) -> Result<Confinement, HostError> {
     let mut view = View::new(policy, groups, host);
     view.roots(&["system".to_owned()]);
     let size_mib = view.scratch_mib();
     for target in [PathBuf::from("/tmp"), "/var/tmp".into(), host.home.clone()] {
-        view.mounts.push(Mount::Empty { target, size_mib, access: Access::ReadWrite });
+        view.mounts.push(match what {
+            // What the user's settings include may lie anywhere below it.
+            GitView::Settings { .. } if target == host.home => {
+                tree(&host.home, None, Access::ReadOnly)
+            }
+            _ => Mount::Empty { target, size_mib, access: Access::ReadWrite },
+        });
     }
-    for name in GIT_SETTINGS {
-        let target = host.home.join(name);
-        if let Ok(path) = target.canonicalize() {
-            let source = Source { path, identity: None };
+    view.mounts.sort_by_key(|mount| mount.target().components().count());
+    let mut add = |path: &Path, access: Access| {
+        let root = Root::new(path.to_owned(), access).map_err(HostError::NoDirectory)?;
+        view.mounts.push(tree(path, Some(root.identity), access));
+        Ok::<_, HostError>(())
+    };
+    let mut repository = None;
+    match what {
+        GitView::Settings { top } => add(&top.join(".git"), Access::ReadOnly)?,
+        GitView::Directory { path } => add(path, Access::ReadWrite)?,
+        GitView::Checkout { top } => {
+            add(top, Access::ReadWrite)?;
+            repository = Some(top.join(".git"));
+        }
+        GitView::Worktree { top, path } => {
+            add(&top.join(".git"), Access::ReadWrite)?;
+            add(path, Access::ReadWrite)?;
+            repository = Some(top.join(".git"));
+        }
+    }
+    if let Some(git) = repository {
+        for name in &groups.protected.git.names {
+            if git.join(name).symlink_metadata().is_ok() {
+                view.pin(&git, Path::new(name), Access::ReadOnly);
+            }
+        }
+        if let Some(settings) = settings {
+            let source = Source { path: settings.to_owned(), identity: None };
+            let target = git.join("config");
             view.mounts.push(Mount::Tree { source, target, access: Access::ReadOnly });
         }
     }
-    view.mounts.sort_by_key(|mount| mount.target().components().count());
-    let git = top.join(".git");
-    for directory in [if worktree.is_some() { &git } else { top }].into_iter().chain(worktree) {
-        let root = Root::new(directory.to_owned(), Access::ReadWrite);
-        let root = root.map_err(HostError::NoDirectory)?;
-        view.mounts.push(tree(directory, Some(root.identity), Access::ReadWrite));
+    if let Some(ignored) = ignored.filter(|path| path.is_file()) {
+        let source =
+            Source { path: ignored.canonicalize().unwrap_or(ignored.into()), identity: None };
+        let target = ignored.to_owned();
+        view.mounts.push(Mount::Tree { source, target, access: Access::ReadOnly });
     }
-    for name in &groups.protected.git.names {
-        if git.join(name).symlink_metadata().is_ok() {
-            view.pin(&git, Path::new(name), Access::ReadOnly);
-        }
-    }
-    let directory = worktree.unwrap_or(top).to_owned();
     let calls = Syscalls { exec: true, sockets: false, personality: false };
-    let mut environment = environment(host);
-    environment.retain(|(name, _)| !matches!(name.as_str(), "LANG" | "LC_ALL" | "LC_CTYPE"));
-    environment.push(("LC_ALL".into(), "C".into()));
-    Ok(view.finish(directory, Network::None, calls, environment))
+    Ok(view.finish("/tmp".into(), Network::None, calls, environment(host)))
 }
 
 fn environment(host: &Host) -> Vec<(String, String)> {

@@ -58,6 +58,8 @@ pub enum HostError {
     TooWide(PathBuf),
     #[error("{0:?}: the paths of workspace and home must be valid UTF-8")]
     NotText(PathBuf),
+    #[error("{0} is no directory in the branch {1}; start zerostack in the top directory instead")]
+    NotInBranch(PathBuf, String),
     #[error("--add-dir {0}: {1}")]
     AddedDirectory(PathBuf, String),
 }
@@ -122,6 +124,11 @@ impl Host {
         let below = linked.workspace.strip_prefix(&linked.top).unwrap_or(Path::new(""));
         let mut workspace = linked.path.clone();
         workspace.extend(below);
+        // A directory of the branch may be a link to anywhere.
+        if !workspace.is_dir() || workspace.canonicalize().ok().as_ref() != Some(&workspace) {
+            return Err(HostError::NotInBranch(below.to_owned(), linked.branch));
+        }
+        refuse_wide(&workspace, &self.home)?;
         let root = |path: &Path, access| {
             Root::new(path.to_owned(), access).map_err(HostError::NoDirectory)
         };
@@ -152,6 +159,21 @@ impl Host {
         self.linked.as_ref().map_or(&self.workspace, |linked| &linked.workspace)
     }
 
+    /// Rules that forbid or ask, with what they say of the main checkout said of the worktree as well.
+    pub fn in_worktree(&self, rules: &[String]) -> Vec<String> {
+        let mut all = rules.to_vec();
+        if let Some(linked) = &self.linked {
+            let (top, path) = (linked.top.display().to_string(), linked.path.display().to_string());
+            all.extend(
+                rules
+                    .iter()
+                    .filter(|rule| rule.contains(&top))
+                    .map(|rule| rule.replace(&top, &path)),
+            );
+        }
+        all
+    }
+
     /// The path in the main checkout of a path in a worktree; any other path is what it is.
     pub fn in_main(&self, path: &Path) -> PathBuf {
         let of = self
@@ -161,10 +183,18 @@ impl Host {
         of.unwrap_or_else(|| path.to_owned())
     }
 
-    /// Whether a path without links is one of our own directories or lies in one.
+    /// Whether a path is one of our own directories or lies in one, by whatever mount it is reached.
     pub fn is_own(&self, path: &Path) -> bool {
-        let real = |own: &PathBuf| own.canonicalize().unwrap_or_else(|_| own.clone());
-        self.own.iter().any(|own| path.starts_with(own) || path.starts_with(real(own)))
+        let identity =
+            |path: &Path| std::fs::metadata(path).ok().map(|facts| (facts.dev(), facts.ino()));
+        let own: Vec<_> = self.own.iter().filter_map(|own| identity(own)).collect();
+        self.own.iter().any(|own| path.starts_with(own))
+            || path.ancestors().filter_map(identity).any(|it| own.contains(&it))
+    }
+
+    /// Where files of no lasting value go.
+    pub fn cache(&self) -> &Path {
+        &self.own[3]
     }
 
     /// Where the user's configuration of zerostack is.

@@ -34,6 +34,8 @@ impl Broker {
     pub(super) fn memory_preview(&self, call: &ToolCall, name: &str) -> Option<String> {
         let MemoryWrite { text, replaces, .. } = arguments(call).ok()?;
         let changed = self.memory()?.change(name, &text, replaces.as_deref()).ok()?;
+        // A yes is to this change of the file as it is now.
+        self.shown.borrow_mut().insert(call.id.clone(), changed.before.clone());
         Some(tools::diff(name, &changed.before, &changed.after))
     }
 
@@ -47,7 +49,8 @@ impl Broker {
         match (call.name.as_str(), subject) {
             ("memory_write", Subject::Name(name)) => {
                 let MemoryWrite { text, replaces, .. } = arguments(call)?;
-                let changed = memory.write(name, &text, replaces.as_deref());
+                let shown = self.shown.borrow_mut().remove(&call.id);
+                let changed = memory.write(name, &text, replaces.as_deref(), shown.as_deref());
                 let changed = changed.map_err(|error| error.to_string())?;
                 Ok(tools::diff(name, &changed.before, &changed.after))
             }

@@ -1,45 +1,94 @@
-//! Worktrees of the user's repository, made, merged and removed by git in a cell: no hook, no filter and no
-//! other program that the repository names runs on the host, and in the cell they are switched off.
+//! Worktrees of the user's repository, made, merged and removed by git in a cell. Git does not see the
+//! repository's settings there but a copy of the few that say how files are stored: so nothing that the
+//! repository names is ever run, neither hook nor filter nor helper, on the host or in the cell.
 
-use std::ffi::OsStr;
-use std::os::unix::ffi::OsStrExt;
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use nix::fcntl::{Flock, FlockArg};
 use zerostack_sandbox::{Exit, StartError};
 
-use super::cells::{Cells, Printed};
-use super::confine;
+use super::cells::{Cells, PRINTED_LIMIT, Printed};
+use super::confine::{self, GitView};
 use super::host::{Host, HostError, Linked};
 use crate::policy::{Groups, Policy};
 
 /// Longest run of one git command.
-const LIMIT: Duration = Duration::from_secs(300);
-/// How often a merge is tried again because another one came first.
+const LIMIT: Duration = Duration::from_secs(120);
+/// How long another zerostack that merges in the same repository is waited for.
+const TURN: Duration = Duration::from_secs(60);
+/// How often a merge is tried again because somebody else's came first.
 const TRIES: usize = 3;
 
-/// Settings of git by which a repository could name a program, or do what was not asked for.
-const SETTINGS: [(&str, &str); 18] = [
+/// Settings of a repository that say how its files are stored; they are kept, every other one is not.
+const KEPT: [&str; 15] = [
+    "core.repositoryformatversion",
+    "core.filemode",
+    "core.symlinks",
+    "core.ignorecase",
+    "core.precomposeunicode",
+    "core.logallrefupdates",
+    "core.sharedrepository",
+    "core.autocrlf",
+    "core.eol",
+    "core.protectntfs",
+    "core.protecthfs",
+    "extensions.objectformat",
+    "extensions.refstorage",
+    "user.name",
+    "user.email",
+];
+/// Settings without which a repository would be read wrongly, and that are not understood here.
+const REFUSED: [(&str, &str); 5] = [
+    ("core.worktree", "its files are elsewhere"),
+    ("core.sparsecheckout", "only a part of it is checked out"),
+    ("extensions.worktreeconfig", "each of its worktrees has settings of its own"),
+    ("extensions.partialclone", "it is a partial clone"),
+    ("extensions.compatobjectformat", "it has two formats of objects"),
+];
+/// Settings of the user that count here as well.
+const USERS: [&str; 4] = ["user.name", "user.email", "core.excludesfile", "core.autocrlf"];
+/// What git must not do by itself.
+const FIXED: [(&str, &str); 9] = [
     ("core.hooksPath", "/dev/null"),
     ("core.fsmonitor", "false"),
-    ("core.sshCommand", "false"),
     ("core.editor", "false"),
-    ("core.pager", "cat"),
-    ("core.alternateRefsCommand", ""),
-    ("credential.helper", ""),
+    ("core.attributesFile", "/dev/null"),
     ("commit.gpgSign", "false"),
-    ("gpg.program", "false"),
-    ("log.showSignature", "false"),
-    ("merge.renormalize", "false"),
-    ("merge.autoStash", "false"),
     ("submodule.recurse", "false"),
-    ("diff.ignoreSubmodules", "all"),
-    ("protocol.allow", "never"),
     // It would remove worktrees that are not in the cell.
     ("gc.auto", "0"),
     ("maintenance.auto", "false"),
-    ("fetch.recurseSubmodules", "false"),
+    ("advice.detachedHead", "false"),
 ];
+const ENVIRONMENT: [(&str, &str); 8] = [
+    ("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),
+    ("LC_ALL", "C"),
+    ("GIT_CONFIG_NOSYSTEM", "1"),
+    ("GIT_CONFIG_GLOBAL", "/dev/null"),
+    ("GIT_ALLOW_PROTOCOL", ""),
+    ("GIT_NO_LAZY_FETCH", "1"),
+    ("GIT_NO_REPLACE_OBJECTS", "1"),
+    ("GIT_GRAFT_FILE", "/dev/null"),
+];
+
+/// What is looked at of a worktree: the files that tie it to its repository, then words on its state.
+const LOOK: &str = r#"
+for file in "$1/gitdir" "$1/commondir" "$2/.git"; do
+  [ -f "$file" ] && [ ! -L "$file" ] && head -c 4096 "$file"
+  printf '\0'
+done
+[ -f "$1/index" ] || printf 'unmade '
+[ -e "$1/locked" ] && printf 'locked '
+for name in MERGE_HEAD CHERRY_PICK_HEAD REVERT_HEAD BISECT_LOG rebase-merge rebase-apply; do
+  [ -e "$1/$name" ] && printf 'unfinished '
+done
+exit 0
+"#;
 
 /// A repository with its main checkout, and the means to run git in it.
 #[derive(Debug)]
@@ -50,8 +99,10 @@ pub struct Repository<'a> {
     host: &'a Host,
     /// The main checkout, with a `.git` of its own.
     top: PathBuf,
-    /// Programs that the repository names, switched off.
-    overrides: Vec<(String, String)>,
+    /// What git sees as the repository's settings; `None` while they are read.
+    settings: Option<tempfile::NamedTempFile>,
+    /// The user's own.
+    users: BTreeMap<String, String>,
 }
 
 /// What a merge came to.
@@ -61,6 +112,8 @@ pub struct Merged {
     pub how: How,
     /// The commit that the target is at now.
     pub commit: String,
+    /// The commit of the branch that was merged.
+    tip: String,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,14 +131,18 @@ pub enum WorktreeError {
     NoRepository,
     #[error("{0} is a link or a file: start zerostack in the main checkout of the repository")]
     NotMain(PathBuf),
+    #[error("the repository cannot have worktrees here: {0}")]
+    Unsupported(String),
     #[error("{0:?} cannot be the name of a branch")]
     Name(String),
+    #[error("{0} is there already and is no worktree of {1} on that branch: {2}")]
+    Occupied(PathBuf, String, String),
     #[error(
-        "{0} is there already and is no worktree of {1}: choose another name, or --wt-base-dir"
+        "the repository still has a worktree {0} whose directory is gone: `git worktree prune` forgets it"
     )]
-    Occupied(PathBuf, String),
-    #[error("cannot make {0}: {1}; --wt-base-dir says where worktrees go")]
-    Directory(PathBuf, std::io::Error),
+    Gone(String),
+    #[error("cannot {doing} {path}: {error}")]
+    Directory { doing: &'static str, path: PathBuf, error: std::io::Error },
     #[error("the main checkout is on no branch: check one out first")]
     Detached,
     #[error("the main checkout is on {0}: say where to merge to: /wt-merge BRANCH")]
@@ -96,22 +153,56 @@ pub enum WorktreeError {
     Itself(String),
     #[error("{0} is checked out in {1}: merge there")]
     CheckedOut(String, String),
-    #[error("{0} looks like a secret and is in no commit: move it away, or name it in .gitignore")]
+    #[error("{0} looks like a secret and is in no commit: move it out of the worktree")]
     Secret(String),
-    #[error("conflicts with {target} in {}: nothing was merged; solve them in the worktree (git merge {target})", .files.join(", "))]
+    #[error("{0} is a repository of its own: its commits would be lost, move it away")]
+    Nested(String),
+    #[error("the worktree {0}: {1}")]
+    State(PathBuf, &'static str),
+    #[error("conflicts with {target} in {}: nothing was merged; in the worktree, `git merge {target}`, solve them and commit", .files.join(", "))]
     Conflict { target: String, files: Vec<String> },
     #[error("{0} does not hold what was merged: nothing is removed")]
     NotVerified(String),
-    #[error("the worktree has changes that are in no commit: nothing is removed")]
-    Dirty,
+    #[error("{0}: it is kept, --wt-force would remove it")]
+    Kept(String),
+    #[error("another zerostack is merging in this repository for a minute now")]
+    Busy,
     #[error("git {0}: {1}")]
     Git(String, String),
-    #[error("git did not come to an end in five minutes")]
+    #[error("git did not come to an end in two minutes")]
     Late,
     #[error("{0}")]
     Start(#[from] StartError),
     #[error("{0}")]
     Host(#[from] HostError),
+}
+
+/// Where git works.
+#[derive(Clone, Copy)]
+enum At<'a> {
+    /// In the main checkout.
+    Main,
+    /// In the repository's own directory, with a new worktree to make.
+    Making(&'a Linked),
+    Worktree(&'a Linked),
+    /// In a directory that was a worktree; the repository is not there.
+    Left(&'a Path),
+}
+
+impl Linked {
+    /// Where the repository keeps what belongs to the worktree. Git names it like the directory.
+    fn own(&self) -> PathBuf {
+        self.top.join(".git/worktrees").join(self.path.file_name().unwrap_or_default())
+    }
+
+    fn state(&self, what: &'static str) -> WorktreeError {
+        WorktreeError::State(self.path.clone(), what)
+    }
+
+    /// A ref that says that the branch was made for the worktree, and is removed with it.
+    fn made(&self) -> String {
+        format!("refs/zerostack/made/{}", self.branch)
+    }
 }
 
 impl Repository<'_> {
@@ -131,34 +222,63 @@ impl Repository<'_> {
         if !git.symlink_metadata().is_ok_and(|facts| facts.is_dir()) {
             return Err(WorktreeError::NotMain(git));
         }
-        let overrides = SETTINGS.map(|(key, value)| (key.to_owned(), value.to_owned())).to_vec();
-        let mut repository = Repository { cells, policy, groups, host, top, overrides };
-        let named =
-            "^(filter|merge|diff)\\..*\\.(clean|smudge|process|required|driver|textconv|command)$";
-        let args = ["config", "-z", "--name-only", "--get-regexp", named];
-        let found = repository.try_git(&args, None).await?;
-        for key in found.out.split('\0').filter(|key| !key.is_empty()) {
-            let value = match key.rsplit('.').next() {
-                // A driver that fails: what it would have merged is a conflict.
-                Some("driver" | "required") => "false",
-                _ => "",
-            };
-            repository.overrides.push((key.to_owned(), value.to_owned()));
-        }
+        let (settings, users) = (None, BTreeMap::new());
+        let mut repository = Repository { cells, policy, groups, host, top, settings, users };
+        repository.read_settings().await?;
         Ok(repository)
+    }
+
+    /// Reads what is kept of the repository's settings, and of the user's.
+    async fn read_settings(&mut self) -> Result<(), WorktreeError> {
+        let file = self.top.join(".git/config").display().to_string();
+        let own = ["config", "--file", &file, "--no-includes", "-z", "--list"];
+        let own = pairs(&self.git(&own, At::Main).await?);
+        for (key, why) in REFUSED {
+            if own.iter().any(|(known, value)| known == key && value != "false") {
+                return Err(WorktreeError::Unsupported(why.into()));
+            }
+        }
+        let mut text = String::new();
+        for (key, value) in own.iter().filter(|(key, _)| KEPT.contains(&key.as_str())) {
+            let (section, name) = key.split_once('.').unwrap_or((key, ""));
+            let value = value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
+            text.push_str(&format!("[{section}]\n\t{name} = \"{value}\"\n"));
+        }
+        let wrong = |error| WorktreeError::Directory {
+            doing: "write to",
+            path: self.host.cache().to_owned(),
+            error,
+        };
+        let mut settings = tempfile::NamedTempFile::new_in(self.host.cache()).map_err(wrong)?;
+        settings.write_all(text.as_bytes()).map_err(wrong)?;
+        for key in USERS.into_iter().filter(|key| own.iter().all(|(known, _)| known != key)) {
+            let args = ["config", "--global", "--includes", "-z", "--type=path", "--get", key];
+            let args =
+                if key.ends_with("file") { &args[..] } else { &[&args[..4], &args[5..]].concat() };
+            let argv: Vec<&str> = std::iter::once("git").chain(args.iter().copied()).collect();
+            let printed = self.run(&argv, At::Main).await?;
+            if let (Some(Exit::Code(0)), value) = (printed.exit, printed.out.trim_end_matches('\0'))
+            {
+                self.users.insert(key.into(), value.into());
+            }
+        }
+        self.settings = Some(settings);
+        Ok(())
     }
 
     /// The worktree of a branch: the one that is there, or a new one beside the main checkout (or in `base`),
     /// from the commit that is checked out.
     pub async fn enter(&self, name: &str, base: Option<&Path>) -> Result<Linked, WorktreeError> {
-        let wrong = || WorktreeError::Name(name.to_owned());
-        let checked = self.try_git(&["check-ref-format", "--branch", name], None).await?;
+        let checked = self.try_git(&["check-ref-format", "--branch", name], At::Main).await?;
         if name.starts_with('-') || name == "HEAD" || checked.out.trim() != name {
-            return Err(wrong());
+            return Err(WorktreeError::Name(name.to_owned()));
         }
         let base = base.or(self.top.parent()).unwrap_or(&self.top);
-        let base =
-            base.canonicalize().map_err(|error| WorktreeError::Directory(base.into(), error))?;
+        let base = base.canonicalize().map_err(|error| WorktreeError::Directory {
+            doing: "use",
+            path: base.to_owned(),
+            error,
+        })?;
         let own = self.top.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let path = base.join(format!("{own}-{}", name.replace('/', "-")));
         let linked = Linked {
@@ -168,16 +288,29 @@ impl Repository<'_> {
             workspace: self.host.origin().to_owned(),
         };
         if path.symlink_metadata().is_ok() {
-            // Only where it would have been made: a path from the repository's own data leads anywhere.
-            let known = self.checkouts().await?.contains(&(path.clone(), name.to_owned()));
-            return match known && path.symlink_metadata().is_ok_and(|facts| facts.is_dir()) {
-                true => Ok(linked),
-                false => Err(WorktreeError::Occupied(path, own)),
+            let occupied = |why: String| WorktreeError::Occupied(path.clone(), own.clone(), why);
+            if !path.symlink_metadata().is_ok_and(|facts| facts.is_dir()) {
+                return Err(occupied("it is no directory".into()));
+            }
+            return match self.whole(&linked).await {
+                Ok(_) => Ok(linked),
+                Err(WorktreeError::State(_, why)) => Err(occupied(why.into())),
+                Err(error) => Err(error),
             };
         }
-        std::fs::create_dir(&path)
-            .map_err(|error| WorktreeError::Directory(path.clone(), error))?;
-        let made = self.add(&linked).await;
+        if linked.own().symlink_metadata().is_ok() {
+            return Err(WorktreeError::Gone(linked.own().display().to_string()));
+        }
+        let exists = self.commit_of(name).await.is_ok();
+        if !exists && self.tip("HEAD").await?.is_none() {
+            return Err(WorktreeError::Unsupported("it has no commit yet".into()));
+        }
+        std::fs::create_dir(&path).map_err(|error| WorktreeError::Directory {
+            doing: "make (--wt-base-dir says where worktrees go)",
+            path: path.clone(),
+            error,
+        })?;
+        let made = self.make(&linked, exists).await;
         if made.is_err() {
             // Only if it is as empty as it was made.
             let _ = std::fs::remove_dir(&path);
@@ -185,69 +318,126 @@ impl Repository<'_> {
         made.map(|()| linked)
     }
 
-    async fn add(&self, linked: &Linked) -> Result<(), WorktreeError> {
-        let path = linked.path.to_str().ok_or(WorktreeError::Name(linked.branch.clone()))?;
+    async fn make(&self, linked: &Linked, exists: bool) -> Result<(), WorktreeError> {
+        let path = text(&linked.path)?;
         let branch = linked.branch.as_str();
-        let exists = self.commit_of(branch).await.is_ok();
         let args: &[&str] = match exists {
             true => &["worktree", "add", "--quiet", path, branch],
             false => &["worktree", "add", "--quiet", "--no-track", "-b", branch, path, "HEAD"],
         };
-        self.git(args, Some(linked)).await.map(drop)
+        self.git(args, At::Making(linked)).await?;
+        if !exists {
+            let name = format!("refs/heads/{branch}");
+            self.git(&["update-ref", &linked.made(), &name], At::Main).await?;
+        }
+        self.whole(linked).await.map(drop)
     }
 
-    /// What is checked out where: directory and branch.
-    async fn checkouts(&self) -> Result<Vec<(PathBuf, String)>, WorktreeError> {
-        let list = self.git(&["worktree", "list", "--porcelain", "-z"], None).await?;
-        let mut found = Vec::new();
-        let mut path = PathBuf::new();
-        for line in list.split('\0') {
-            if let Some(given) = line.strip_prefix("worktree ") {
-                path = PathBuf::from(OsStr::from_bytes(given.as_bytes()));
-            } else if let Some(branch) = line.strip_prefix("branch refs/heads/") {
-                found.push((path.clone(), branch.to_owned()));
-            }
+    /// Makes sure that a directory is a worktree of this repository, whole, and on its branch. Returns words on its
+    /// state.
+    async fn whole(&self, linked: &Linked) -> Result<String, WorktreeError> {
+        let own = linked.own();
+        let argv = ["bash", "-c", LOOK, "look", text(&own)?, text(&linked.path)?];
+        let seen = self.checked(&argv, At::Worktree(linked)).await?;
+        let parts: Vec<&str> = seen.split('\0').collect();
+        let expected = [
+            format!("{}/.git", text(&linked.path)?),
+            "../..".to_owned(),
+            format!("gitdir: {}", text(&own)?),
+        ];
+        let same =
+            parts.iter().zip(&expected).all(|(part, wanted)| part.trim_end_matches('\n') == wanted);
+        if parts.len() != 4 || !same {
+            return Err(linked.state("it is not tied to this repository"));
         }
-        Ok(found)
+        if parts[3].contains("unmade") {
+            return Err(
+                linked.state("it was not made to its end: `git worktree remove --force` it")
+            );
+        }
+        let head = self.try_git(&["symbolic-ref", "--quiet", "HEAD"], At::Worktree(linked)).await?;
+        if head.out.trim() != format!("refs/heads/{}", linked.branch) {
+            return Err(linked.state("another commit or branch is checked out in it"));
+        }
+        Ok(parts[3].to_owned())
     }
 
     /// The branch that is checked out in the main checkout.
     pub async fn present(&self) -> Result<String, WorktreeError> {
-        let head = self.try_git(&["symbolic-ref", "--quiet", "--short", "HEAD"], None).await?;
-        match head.out.trim() {
-            "" => Err(WorktreeError::Detached),
-            branch => Ok(branch.to_owned()),
-        }
+        let head = self.try_git(&["symbolic-ref", "--quiet", "HEAD"], At::Main).await?;
+        let branch = head.out.trim().strip_prefix("refs/heads/").ok_or(WorktreeError::Detached)?;
+        Ok(branch.to_owned())
+    }
+
+    async fn tip(&self, name: &str) -> Result<Option<String>, WorktreeError> {
+        let name = format!("{name}^{{commit}}");
+        let found = self.try_git(&["rev-parse", "--verify", "--quiet", &name], At::Main).await?;
+        Ok(Some(found.out.trim().to_owned()).filter(|commit| !commit.is_empty()))
     }
 
     async fn commit_of(&self, branch: &str) -> Result<String, WorktreeError> {
-        let name = format!("refs/heads/{branch}^{{commit}}");
-        let found = self.try_git(&["rev-parse", "--verify", "--quiet", &name], None).await?;
-        match found.out.trim() {
-            "" => Err(WorktreeError::NoBranch(branch.to_owned())),
-            commit => Ok(commit.to_owned()),
-        }
+        let tip = self.tip(&format!("refs/heads/{branch}")).await?;
+        tip.ok_or_else(|| WorktreeError::NoBranch(branch.to_owned()))
     }
 
     async fn is_ancestor(&self, one: &str, other: &str) -> Result<bool, WorktreeError> {
         let args = ["merge-base", "--is-ancestor", one, other];
-        Ok(self.try_git(&args, None).await?.exit == Some(Exit::Code(0)))
+        Ok(self.try_git(&args, At::Main).await?.exit == Some(Exit::Code(0)))
+    }
+
+    /// Waits until no other zerostack merges in this repository.
+    pub async fn turn(&self) -> Result<Flock<File>, WorktreeError> {
+        use std::os::unix::fs::MetadataExt;
+        let path = self.host.cache().join("worktrees");
+        let wrong = |error| WorktreeError::Directory { doing: "lock", path: path.clone(), error };
+        // A file for each repository, which has no other name that is certain.
+        let number = self.top.metadata().map_err(wrong)?.ino();
+        let path = path.with_extension(number.to_string());
+        let begun = Instant::now();
+        loop {
+            let mut options = File::options();
+            let file = options.create(true).append(true).mode(0o600).open(&path).map_err(wrong)?;
+            match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+                Ok(lock) => return Ok(lock),
+                Err((_, nix::errno::Errno::EWOULDBLOCK)) if begun.elapsed() < TURN => {
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+                Err((_, nix::errno::Errno::EWOULDBLOCK)) => return Err(WorktreeError::Busy),
+                Err((_, errno)) => return Err(wrong(errno.into())),
+            }
+        }
     }
 
     /// Commits everything that is in no commit of the worktree yet.
     pub async fn commit(&self, linked: &Linked, message: &str) -> Result<(), WorktreeError> {
+        let at = At::Worktree(linked);
+        let unmerged = ["ls-files", "--unmerged", "-z"];
+        if self.whole(linked).await?.contains("unfinished")
+            || !self.git(&unmerged, at).await?.is_empty()
+        {
+            return Err(linked.state("a merge, a rebase or the like is not finished in it"));
+        }
         let others = ["ls-files", "--others", "--exclude-standard", "-z"];
-        let others = self.git(&others, Some(linked)).await?;
+        let others = self.git(&others, at).await?;
         if let Some(path) = self.groups.secret_among(others.split('\0')) {
             return Err(WorktreeError::Secret(path.to_owned()));
         }
-        self.git(&["add", "--all"], Some(linked)).await?;
-        let staged = ["diff-index", "--cached", "--quiet", "HEAD", "--"];
-        if self.try_git(&staged, Some(linked)).await?.exit == Some(Exit::Code(0)) {
+        self.git(&["add", "--all"], at).await?;
+        let staged = ["diff-index", "--cached", "--raw", "-z", "--no-renames", "HEAD", "--"];
+        let staged = self.git(&staged, at).await?;
+        if staged.is_empty() {
             return Ok(());
         }
+        // ":mode mode hash hash status", then the path.
+        let mut fields = staged.split('\0');
+        while let (Some(change), Some(path)) = (fields.next(), fields.next()) {
+            if change.split(' ').take(2).any(|mode| mode.ends_with("160000")) {
+                self.git(&["reset", "--quiet"], at).await?;
+                return Err(WorktreeError::Nested(path.to_owned()));
+            }
+        }
         let commit = ["commit", "--quiet", "--no-verify", "--message", message];
-        self.git(&commit, Some(linked)).await.map(drop)
+        self.git(&commit, at).await.map(drop)
     }
 
     /// Brings the branch of a worktree into `target`: by moving it forward, or as one commit where it has moved
@@ -261,26 +451,31 @@ impl Repository<'_> {
         if target == linked.branch {
             return Err(WorktreeError::Itself(target.to_owned()));
         }
-        let merged = |how, commit| Merged { target: target.to_owned(), how, commit };
         for tries in 1.. {
             let (old, tip) = (self.commit_of(target).await?, self.commit_of(&linked.branch).await?);
+            let merged = |how, commit: &str| Merged {
+                target: target.to_owned(),
+                how,
+                commit: commit.to_owned(),
+                tip: tip.clone(),
+            };
             if self.is_ancestor(&tip, &old).await? {
-                return Ok(merged(How::Nothing, old));
+                return Ok(merged(How::Nothing, &old));
             }
             let (how, new) = match self.is_ancestor(&old, &tip).await? {
-                true => (How::FastForward, tip),
+                true => (How::FastForward, tip.clone()),
                 false => (How::Squash, self.squashed(target, &old, &tip, message).await?),
             };
             match self.advance(target, &old, &new).await {
                 Ok(()) => {}
-                // Another one may have come first.
+                // Somebody else may have come first.
                 Err(_) if tries < TRIES && self.commit_of(target).await? != old => continue,
                 Err(error) => return Err(error),
             }
             if self.commit_of(target).await? != new {
                 return Err(WorktreeError::NotVerified(target.to_owned()));
             }
-            return Ok(merged(how, new));
+            return Ok(merged(how, &new));
         }
         Err(WorktreeError::NotVerified(target.to_owned()))
     }
@@ -294,7 +489,7 @@ impl Repository<'_> {
         message: &str,
     ) -> Result<String, WorktreeError> {
         let args = ["merge-tree", "--write-tree", "-z", "--name-only", "--no-messages", old, tip];
-        let tried = self.try_git(&args, None).await?;
+        let tried = self.try_git(&args, At::Main).await?;
         let mut parts = tried.out.split('\0').filter(|part| !part.is_empty());
         let tree = parts.next().unwrap_or_default();
         match tried.exit {
@@ -305,75 +500,129 @@ impl Repository<'_> {
             }
             _ => return Err(failed(&args, &tried)),
         }
-        let commit = self.git(&["commit-tree", tree, "-p", old, "-m", message], None).await?;
+        let commit = self.git(&["commit-tree", tree, "-p", old, "-m", message], At::Main).await?;
         Ok(commit.trim().to_owned())
     }
 
     /// Moves a branch from `old` to `new`, with the files of the main checkout if it is checked out there. What
-    /// somebody has changed in them and git would overwrite is refused by git.
+    /// somebody has there and git would overwrite is refused by git, ignored files included.
     async fn advance(&self, target: &str, old: &str, new: &str) -> Result<(), WorktreeError> {
         let is_here = self.present().await.is_ok_and(|present| present == target);
         if is_here {
-            let args = ["merge", "--ff-only", "--no-verify", "--no-stat", "--quiet", new];
-            return self.git(&args, None).await.map(drop);
-        }
-        let elsewhere = self.checkouts().await?.into_iter().find(|(_, branch)| branch == target);
-        if let Some((path, branch)) = elsewhere {
-            return Err(WorktreeError::CheckedOut(branch, path.display().to_string()));
+            let args = [
+                "merge",
+                "--ff-only",
+                "--no-overwrite-ignore",
+                "--no-verify",
+                "--no-stat",
+                "--quiet",
+                new,
+            ];
+            return self.git(&args, At::Main).await.map(drop);
         }
         let name = format!("refs/heads/{target}");
-        self.git(&["update-ref", &name, new, old], None).await.map(drop)
+        let list = self.git(&["worktree", "list", "--porcelain", "-z"], At::Main).await?;
+        let mut path = "";
+        for line in list.split('\0') {
+            if let Some(given) = line.strip_prefix("worktree ") {
+                path = given;
+            } else if line.strip_prefix("branch ") == Some(&name) {
+                return Err(WorktreeError::CheckedOut(target.to_owned(), path.to_owned()));
+            }
+        }
+        self.git(&["update-ref", &name, new, old], At::Main).await.map(drop)
     }
 
-    /// Removes a worktree and its branch. Without `force`, only where everything in it is in a commit, and that
-    /// commit in `target`, as it is or as one commit.
+    /// Removes a worktree, and its branch if it was made for it. Without `force` only where all that is in it is in
+    /// the commit that was merged.
     pub async fn remove(
         &self,
         linked: &Linked,
-        merged: Option<&Merged>,
+        merged: &Merged,
         force: bool,
     ) -> Result<(), WorktreeError> {
-        let tip = self.commit_of(&linked.branch).await?;
-        if !force {
-            let status = ["status", "--porcelain", "--ignore-submodules=all"];
-            if !self.git(&status, Some(linked)).await?.trim().is_empty() {
-                return Err(WorktreeError::Dirty);
-            }
-            let target = merged.map(|merged| merged.target.as_str()).unwrap_or_default();
-            if !self.holds(merged, &tip).await? {
-                return Err(WorktreeError::NotVerified(target.to_owned()));
+        let state = self.whole(linked).await?;
+        if state.contains("locked") {
+            return Err(linked.state("it is locked: `git worktree unlock` it"));
+        }
+        if !force && let Some(why) = self.needed(linked).await? {
+            return Err(WorktreeError::Kept(why));
+        }
+        let now = self.commit_of(&merged.target).await?;
+        let brought = merged.how == How::Squash || self.is_ancestor(&merged.tip, &now).await?;
+        let unmoved = self.commit_of(&linked.branch).await? == merged.tip;
+        if !(brought && unmoved && self.is_ancestor(&merged.commit, &now).await?) {
+            return Err(WorktreeError::NotVerified(merged.target.clone()));
+        }
+        // Out of its place first, then out of the repository's list: what is interrupted from here on is no
+        // worktree that could be gone on with.
+        let name = linked.path.file_name().unwrap_or_default().to_string_lossy();
+        let aside = linked.path.with_file_name(format!(".{name}.removed-{}", std::process::id()));
+        let wrong = |path: &Path| {
+            let path = path.to_owned();
+            move |error| WorktreeError::Directory { doing: "remove", path, error }
+        };
+        std::fs::rename(&linked.path, &aside).map_err(wrong(&linked.path))?;
+        self.git(&["worktree", "remove", "--force", text(&linked.path)?], At::Main).await?;
+        let made = linked.made();
+        if self.tip(&made).await?.is_some() {
+            let branch = format!("refs/heads/{}", linked.branch);
+            self.git(&["update-ref", "-d", &branch, &merged.tip], At::Main).await?;
+            self.git(&["update-ref", "-d", &made], At::Main).await?;
+        }
+        // In its cell the directory is a mount and cannot be removed, but emptied.
+        let empty = ["find", text(&aside)?, "-xdev", "-mindepth", "1", "-delete"];
+        self.checked(&empty, At::Left(&aside)).await?;
+        std::fs::remove_dir(&aside).map_err(wrong(&aside))
+    }
+
+    /// Why a worktree is not to be removed: something in it is in no commit.
+    async fn needed(&self, linked: &Linked) -> Result<Option<String>, WorktreeError> {
+        let at = At::Worktree(linked);
+        let status = [
+            "status",
+            "--porcelain",
+            "-z",
+            "--no-renames",
+            "--ignored=matching",
+            "--untracked-files=all",
+        ];
+        let status = self.git(&status, at).await?;
+        for line in status.split('\0').filter(|line| !line.is_empty()) {
+            match line.split_at_checked(3) {
+                // What a build leaves in directories of its own is made again.
+                Some(("!! ", path)) if path.ends_with('/') => {}
+                Some((_, path)) => return Ok(Some(format!("{path} is in no commit"))),
+                None => {}
             }
         }
-        let path = linked.path.to_str().ok_or(WorktreeError::Name(linked.branch.clone()))?;
-        // In its cell the directory is a mount and cannot be removed, but emptied.
-        let empty = ["find", path, "-xdev", "-mindepth", "1", "-delete"];
-        self.checked(&empty, Some(linked)).await?;
-        std::fs::remove_dir(&linked.path)
-            .map_err(|error| WorktreeError::Directory(linked.path.clone(), error))?;
-        self.git(&["worktree", "remove", "--force", path], None).await?;
-        let name = format!("refs/heads/{}", linked.branch);
-        self.git(&["update-ref", "-d", &name, &tip], None).await.map(drop)
+        // Files that git was told not to look at.
+        let hidden = self.git(&["ls-files", "-v", "-z"], at).await?;
+        let hidden = hidden
+            .split('\0')
+            .find(|line| line.starts_with(|tag: char| tag == 'S' || tag.is_lowercase()));
+        if let Some(line) = hidden {
+            return Ok(Some(format!(
+                "git was told not to look at {}",
+                line.get(2..).unwrap_or(line)
+            )));
+        }
+        let find =
+            ["find", text(&linked.path)?, "-mindepth", "2", "-name", ".git", "-print", "-quit"];
+        let nested = self.checked(&find, at).await?;
+        Ok(match nested.trim_end() {
+            "" => None,
+            path => Some(format!("{path} is a repository of its own")),
+        })
     }
 
-    /// Whether the target still holds what was merged into it.
-    async fn holds(&self, merged: Option<&Merged>, tip: &str) -> Result<bool, WorktreeError> {
-        let Some(Merged { target, commit, how }) = merged else { return Ok(false) };
-        let now = self.commit_of(target).await?;
-        let brought = *how == How::Squash || self.is_ancestor(tip, &now).await?;
-        Ok(brought && self.is_ancestor(commit, &now).await?)
-    }
-
-    async fn git(&self, args: &[&str], linked: Option<&Linked>) -> Result<String, WorktreeError> {
+    async fn git(&self, args: &[&str], at: At<'_>) -> Result<String, WorktreeError> {
         let argv: Vec<&str> = std::iter::once("git").chain(args.iter().copied()).collect();
-        self.checked(&argv, linked).await
+        self.checked(&argv, at).await
     }
 
-    async fn checked(
-        &self,
-        argv: &[&str],
-        linked: Option<&Linked>,
-    ) -> Result<String, WorktreeError> {
-        let printed = self.run(argv, linked).await?;
+    async fn checked(&self, argv: &[&str], at: At<'_>) -> Result<String, WorktreeError> {
+        let printed = self.run(argv, at).await?;
         match printed.exit {
             Some(Exit::Code(0)) => Ok(printed.out),
             _ => Err(failed(&argv[1..], &printed)),
@@ -381,36 +630,92 @@ impl Repository<'_> {
     }
 
     /// Runs git whatever its exit.
-    async fn try_git(
-        &self,
-        args: &[&str],
-        linked: Option<&Linked>,
-    ) -> Result<Printed, WorktreeError> {
+    async fn try_git(&self, args: &[&str], at: At<'_>) -> Result<Printed, WorktreeError> {
         let argv: Vec<&str> = std::iter::once("git").chain(args.iter().copied()).collect();
-        self.run(&argv, linked).await
+        self.run(&argv, at).await
     }
 
-    /// Runs a command in a cell that holds the repository. With a worktree, it works in that one and does not see
-    /// the files of the main checkout.
-    async fn run(&self, argv: &[&str], linked: Option<&Linked>) -> Result<Printed, WorktreeError> {
-        let worktree = linked.map(|linked| linked.path.as_path());
+    /// Runs a command in a cell that holds the repository and one checkout.
+    async fn run(&self, argv: &[&str], at: At<'_>) -> Result<Printed, WorktreeError> {
+        let git = self.top.join(".git");
+        let (view, directory, own) = match at {
+            _ if self.settings.is_none() => {
+                (GitView::Settings { top: &self.top }, &*self.top, git.clone())
+            }
+            At::Main => (GitView::Checkout { top: &self.top }, &*self.top, git.clone()),
+            At::Making(linked) => (
+                GitView::Worktree { top: &self.top, path: &linked.path },
+                &*linked.path,
+                git.clone(),
+            ),
+            At::Worktree(linked) => (
+                GitView::Worktree { top: &self.top, path: &linked.path },
+                &*linked.path,
+                linked.own(),
+            ),
+            At::Left(path) => (GitView::Directory { path }, path, git.clone()),
+        };
+        let settings = self.settings.as_ref().map(tempfile::NamedTempFile::path);
+        let ignored = self.users.get("core.excludesfile").map(Path::new);
         let mut confinement =
-            confine::git(self.policy, self.groups, self.host, &self.top, worktree)?;
-        let count = self.overrides.len().to_string();
-        confinement.environment.push(("GIT_CONFIG_COUNT".into(), count));
-        for (number, (key, value)) in self.overrides.iter().enumerate() {
-            confinement.environment.push((format!("GIT_CONFIG_KEY_{number}"), key.clone()));
-            confinement.environment.push((format!("GIT_CONFIG_VALUE_{number}"), value.clone()));
+            confine::git(self.policy, self.groups, self.host, view, settings, ignored)?;
+        confinement.directory = directory.to_owned();
+        let mut set = |name: &str, value: &str| {
+            confinement.environment.retain(|(known, _)| known != name);
+            confinement.environment.push((name.to_owned(), value.to_owned()));
+        };
+        for (name, value) in ENVIRONMENT {
+            // The user's settings are what is read here.
+            if settings.is_some() || name != "GIT_CONFIG_GLOBAL" {
+                set(name, value);
+            }
         }
-        if worktree.is_some_and(|path| !path.join(".git").exists()) {
-            // It is about to be made: nothing in it leads to the repository yet.
-            let git = self.top.join(".git").display().to_string();
-            confinement.environment.push(("GIT_DIR".into(), git));
+        if settings.is_some() {
+            set("GIT_DIR", text(&own)?);
+            set("GIT_COMMON_DIR", text(&git)?);
+            if !matches!(at, At::Making(_)) {
+                set("GIT_WORK_TREE", text(directory)?);
+            }
+        }
+        for part in ["AUTHOR", "COMMITTER"]
+            .iter()
+            .flat_map(|who| ["NAME", "EMAIL"].map(|it| format!("GIT_{who}_{it}")))
+        {
+            if let Some((_, value)) = self.host.environment.iter().find(|(name, _)| *name == part) {
+                set(&part, value);
+            }
+        }
+        let users = self.users.iter().map(|(key, value)| (key.as_str(), value.as_str()));
+        let all: Vec<_> = users.chain(FIXED).collect();
+        set("GIT_CONFIG_COUNT", &all.len().to_string());
+        for (number, (key, value)) in all.iter().enumerate() {
+            set(&format!("GIT_CONFIG_KEY_{number}"), key);
+            set(&format!("GIT_CONFIG_VALUE_{number}"), value);
         }
         let argv = argv.iter().map(|part| part.as_bytes().to_vec()).collect();
         let printed = self.cells.output(&confinement, argv, LIMIT).await?;
-        if printed.exit.is_none() { Err(WorktreeError::Late) } else { Ok(printed) }
+        if printed.exit.is_none() {
+            return Err(WorktreeError::Late);
+        }
+        if printed.out.len() as u64 >= PRINTED_LIMIT {
+            return Err(WorktreeError::Unsupported("git has too much to say of it".into()));
+        }
+        Ok(printed)
     }
+}
+
+/// Keys and values as `git config -z` prints them.
+fn pairs(printed: &str) -> Vec<(String, String)> {
+    let pair = |entry: &str| {
+        let (key, value) = entry.split_once('\n').unwrap_or((entry, "true"));
+        (key.to_owned(), value.to_owned())
+    };
+    printed.split('\0').filter(|entry| !entry.is_empty()).map(pair).collect()
+}
+
+fn text(path: &Path) -> Result<&str, WorktreeError> {
+    let wrong = || WorktreeError::Unsupported(format!("{} is no valid UTF-8", path.display()));
+    path.to_str().ok_or_else(wrong)
 }
 
 fn failed(args: &[&str], printed: &Printed) -> WorktreeError {

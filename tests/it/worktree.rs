@@ -246,6 +246,267 @@ fn nothing_that_a_repository_names_runs() {
 }
 
 #[test]
+fn settings_of_the_repository_name_nothing_that_runs() {
+    for account in accounts() {
+        let world = repository(account);
+        let here = world.workspace();
+        let traps = world.home().join("traps");
+        world.write("../traps/.here", "");
+        let script = format!(
+            "#!/bin/sh\ntouch {0}/$1 {1}/trap-$1 trap-$1\ncat\n",
+            traps.display(),
+            here.display()
+        );
+        for name in ["trap", "bin/git", "bin/find", "bin/bash"] {
+            world.write(name, &script);
+            std::fs::set_permissions(here.join(name), PermissionsExt::from_mode(0o755)).unwrap();
+        }
+        let trap = here.join("trap").display().to_string();
+        world.write(".gitignore", "trap-*\n");
+        world.write(".gitattributes", "*.txt filter=x\n*.md filter=y\n");
+        world.write("b.md", "b\n");
+        git(&world, &here, &["add", "-A"]);
+        git(&world, &here, &["commit", "-q", "-m", "traps"]);
+        let config = here.join(".git/config");
+        let mut text = std::fs::read(&config).unwrap();
+        text.extend(
+            format!(
+                "[includeIf \"gitdir:**/worktrees/**\"]\n\tpath = evil.conf\n[include]\n\tpath = evil.conf\n\
+                 [protocol \"ext\"]\n\tallow = always\n[remote \"o\"]\n\turl = \"ext::{trap} ext\"\n\tpromisor = true\n\
+                 [merge]\n\tverifySignatures = true\n[gpg \"ssh\"]\n\tprogram = {trap} gpg\n[branch \"main\"]\n\
+                 \tmergeOptions = --autostash\n[core]\n\tsshCommand = {trap} ssh\n\tpager = {trap} pager\n\
+                 [credential]\n\thelper = !{trap} helper\n[filter \""
+            )
+            .bytes(),
+        );
+        // A name that is no text: as a setting it could not even be named.
+        text.extend(*b"\xff\"]\n\tclean = ");
+        text.extend(format!("{trap} bytes\n").bytes());
+        std::fs::write(&config, text).unwrap();
+        let filters = format!("[filter \"x\"]\n\tclean = {trap} clean\n\tsmudge = {trap} smudge\n");
+        world.write(".git/evil.conf", &filters);
+        // The trap works where a person runs git.
+        world.write("t.txt", "t\n");
+        git(&world, &here, &["add", "t.txt"]);
+        assert!(traps.join("clean").exists());
+        git(&world, &here, &["commit", "-q", "-m", "t"]);
+        for trap in [traps.join("clean"), here.join("trap-clean")] {
+            std::fs::remove_file(trap).unwrap();
+        }
+        let path = format!("{}/bin:/usr/bin:/bin", here.display());
+        for (file, flags) in [("n.txt", &[][..]), ("m.txt", &["--wt-auto-merge"])] {
+            let server = ModelServer::start(writes("w", file, "n\n"));
+            let flags = [&["--worktree", "fix"], flags].concat();
+            world.ask(&server, "go").args(&flags).env("PATH", &path).run().exits(0);
+            server.finish();
+        }
+        assert!(world.has("n.txt") && world.has("m.txt"));
+        let sprung: Vec<_> = world
+            .listing()
+            .into_iter()
+            .filter(|path| path.starts_with("traps") || path.to_string_lossy().contains("trap-"))
+            .collect();
+        assert_eq!(sprung.len(), 2, "{sprung:?}");
+        // What would have to be understood, and is not.
+        for (key, value) in [
+            ("core.worktree", "/x"),
+            ("extensions.partialClone", "o"),
+            ("core.sparseCheckout", "true"),
+        ] {
+            git(&world, &here, &["config", key, value]);
+            let server = ModelServer::start(Vec::new());
+            let output = world.ask(&server, "go").args(&["--worktree", "no"]).run().exits(1);
+            drop(server.finish_loosely());
+            assert!(output.stderr.contains("cannot have worktrees here"), "{}", output.stderr);
+            let all = std::fs::read_to_string(&config).unwrap_or_default();
+            drop(all);
+            git(&world, &here, &["-c", "core.worktree=.", "config", "--unset", key]);
+        }
+    }
+}
+
+#[test]
+fn only_a_whole_worktree_of_this_repository_is_entered() {
+    let world = repository(Account::Current);
+    let here = world.workspace();
+    let refused = |name: &str, words: &str| {
+        let server = ModelServer::start(Vec::new());
+        let flags = ["--worktree", name, "--wt-auto-merge"];
+        let output = world.ask(&server, "go").args(&flags).run().exits(1);
+        drop(server.finish_loosely());
+        assert!(output.stderr.contains(words), "{name}: {}", output.stderr);
+        assert_eq!((log(&world).as_str(), world.has("a.txt")), ("first", true), "{name}");
+        assert_eq!(git(&world, &here, &["status", "--short"]), "", "{name}");
+    };
+    // One whose files were never written: everything would look deleted.
+    git(&world, &here, &["worktree", "add", "-q", "--no-checkout", "-b", "x", "../project-x"]);
+    refused("x", "not made to its end");
+    // One that lost its tie: git would look for the repository elsewhere.
+    git(&world, &here, &["worktree", "add", "-q", "-b", "y", "../project-y"]);
+    std::fs::remove_file(world.home().join("project-y/.git")).unwrap();
+    refused("y", "not tied to this repository");
+    world.write("../project-y/.git", "gitdir: .g\n");
+    refused("y", "not tied to this repository");
+    // The repository says that a directory of the user's is one.
+    world.write("../project-backup/precious", "x");
+    for (name, text) in [
+        ("gitdir", format!("{}/project-backup/.git\n", world.home().display())),
+        ("commondir", "../..\n".into()),
+        ("HEAD", "ref: refs/heads/backup\n".into()),
+    ] {
+        world.write(&format!(".git/worktrees/project-backup/{name}"), &text);
+    }
+    git(&world, &here, &["branch", "backup"]);
+    refused("backup", "not tied to this repository");
+    assert!(world.has("../project-backup/precious"));
+    git(&world, &here, &["worktree", "add", "-q", "--detach", "../project-z"]);
+    refused("z", "another commit or branch");
+    git(&world, &here, &["worktree", "add", "-q", "-b", "gone", "../project-gone"]);
+    std::fs::remove_dir_all(world.home().join("project-gone")).unwrap();
+    refused("gone", "git worktree prune");
+    // A directory of the branch that is a link to anywhere, zerostack's own files included.
+    world.write("sub/x", "x");
+    git(&world, &here, &["add", "-A"]);
+    git(&world, &here, &["commit", "-q", "-m", "sub"]);
+    git(&world, &here, &["checkout", "-q", "-b", "evil"]);
+    std::fs::remove_dir_all(here.join("sub")).unwrap();
+    std::os::unix::fs::symlink(world.home().join(".config/zerostack"), here.join("sub")).unwrap();
+    git(&world, &here, &["add", "-A"]);
+    git(&world, &here, &["commit", "-q", "-m", "evil"]);
+    git(&world, &here, &["checkout", "-q", "main"]);
+    let server = ModelServer::start(Vec::new());
+    let run = world.ask(&server, "go").args(&["--worktree", "evil"]).in_dir(here.join("sub"));
+    let output = run.run().exits(1);
+    drop(server.finish_loosely());
+    assert!(output.stderr.contains("sub is no directory in the branch evil"), "{}", output.stderr);
+}
+
+#[test]
+fn nothing_of_the_users_is_lost_by_a_merge() {
+    let world = repository(Account::Current);
+    let (here, there) = (world.workspace(), world.home().join("project-fix"));
+    let fix = ["--worktree", "fix"];
+    let merge = ["--worktree", "fix", "--wt-auto-merge"];
+    // Ignored in the main checkout and precious; the branch brings a file of that name.
+    world.write(".gitignore", "local.conf\nbuild/\n");
+    git(&world, &here, &["add", "-A"]);
+    git(&world, &here, &["commit", "-q", "-m", "ignore"]);
+    world.write("local.conf", "mine\n");
+    run(&world, "x.txt", "x\n", &fix, 0);
+    world.write("../project-fix/.gitignore", "build/\n");
+    world.write("../project-fix/local.conf", "theirs\n");
+    let said = run(&world, "y.txt", "y\n", &merge, 1);
+    assert!(said.contains("local.conf"), "{said}");
+    assert_eq!(world.read("local.conf"), "mine\n");
+    std::fs::remove_file(here.join("local.conf")).unwrap();
+    git(&world, &there, &["reset", "-q", "--hard", "main"]);
+    // What is in no commit of the worktree keeps it: ignored files, hidden changes, other repositories.
+    for (make, words) in [
+        ("ignored", "local.conf is in no commit"),
+        ("hidden", "not to look at a.txt"),
+        ("nested", "repository of its own"),
+    ] {
+        run(&world, "x.txt", "x\n", &fix, 0);
+        match make {
+            "ignored" => {
+                world.write("../project-fix/.gitignore", "local.conf\nbuild/\n");
+                world.write("../project-fix/local.conf", "only here\n");
+            }
+            "hidden" => {
+                git(&world, &there, &["update-index", "--skip-worktree", "a.txt"]);
+                world.write("../project-fix/a.txt", "only here\n");
+            }
+            _ => {
+                world.write("../project-fix/build/sub/f", "f");
+                git(&world, &there.join("build/sub"), &["init", "-q"]);
+            }
+        }
+        let said = run(&world, &format!("{make}.txt"), "x\n", &merge, 0);
+        assert!(
+            said.contains("the worktree is still there") && said.contains(words),
+            "{make}: {said}"
+        );
+        assert!(there.is_dir() && world.has(&format!("{make}.txt")), "{make}");
+        let said = run(&world, "x.txt", "x\n", &[&merge[..], &["--wt-force"]].concat(), 0);
+        assert!(said.contains("the worktree is removed") && !there.exists(), "{make}: {said}");
+    }
+    // Another repository among the files would become a commit that nobody has.
+    run(&world, "x.txt", "x\n", &fix, 0);
+    world.write("../project-fix/sub/f", "f");
+    let sub = there.join("sub");
+    git(&world, &sub, &["init", "-q"]);
+    git(&world, &sub, &["add", "-A"]);
+    git(&world, &sub, &["-c", "user.name=T", "-c", "user.email=t@e", "commit", "-q", "-m", "s"]);
+    let said = run(&world, "x.txt", "x\n", &merge, 1);
+    assert!(
+        said.contains("sub is a repository of its own") || said.contains("sub/ is a repository"),
+        "{said}"
+    );
+    assert!(sub.join("f").exists());
+    std::fs::remove_dir_all(&sub).unwrap();
+    // Commits that are on no branch, a merge that is not finished, a lock.
+    git(&world, &there, &["checkout", "-q", "--detach"]);
+    let server = ModelServer::start(Vec::new());
+    world.ask(&server, "go").args(&merge).run().exits(1).says("another commit or branch");
+    drop(server.finish_loosely());
+    git(&world, &there, &["checkout", "-q", "fix"]);
+    git(&world, &there, &["commit", "-q", "--allow-empty", "-m", "x"]);
+    world.write("a.txt", "uno\ntwo\nthree\n");
+    git(&world, &here, &["commit", "-qam", "other"]);
+    world.write("../project-fix/a.txt", "ONE\ntwo\nthree\n");
+    git(&world, &there, &["commit", "-qam", "mine"]);
+    let mut conflict = world.account().command(Path::new("/usr/bin/git"));
+    assert!(
+        !conflict
+            .args(["merge", "main"])
+            .current_dir(&there)
+            .env("HOME", world.home())
+            .output()
+            .unwrap()
+            .status
+            .success()
+    );
+    let said = run(&world, "q.txt", "q\n", &merge, 1);
+    assert!(said.contains("is not finished in it"), "{said}");
+    assert!(!world.read("a.txt").contains("<<<<"));
+    git(&world, &there, &["merge", "--abort"]);
+    git(&world, &there, &["reset", "-q", "--hard", "HEAD~1"]);
+    git(&world, &here, &["worktree", "lock", "../project-fix"]);
+    let said = run(&world, "z.txt", "z\n", &merge, 0);
+    assert!(said.contains("it is locked") && there.join("z.txt").exists(), "{said}");
+    // A branch of the user's own outlives its worktree where it became another commit.
+    git(&world, &here, &["branch", "own", "HEAD~1"]);
+    let said = run(&world, "own.txt", "o\n", &["--worktree", "own", "--wt-auto-merge"], 0);
+    assert!(
+        said.contains("own is one commit in main; ") || said.contains("own is one commit in main"),
+        "{said}"
+    );
+    git(&world, &here, &["rev-parse", "--verify", "own"]);
+    assert_eq!(git(&world, &here, &["for-each-ref", "refs/zerostack/made/own"]), "");
+}
+
+#[test]
+fn many_that_end_at_once_are_all_merged() {
+    let world = repository(Account::Current);
+    let servers: Vec<_> =
+        (0..6).map(|n| ModelServer::start(writes("w", &format!("n{n}.txt"), "n\n"))).collect();
+    let runs: Vec<_> = servers
+        .iter()
+        .map(|server| world.ask(server, "go").args(&["--parallel"]).spawn())
+        .collect();
+    for child in runs {
+        crate::support::run::wait(child).exits(0);
+    }
+    servers.into_iter().for_each(|server| drop(server.finish()));
+    let here = world.workspace();
+    assert_eq!(log(&world).lines().count(), 7, "{}", log(&world));
+    assert_eq!(git(&world, &here, &["status", "--short"]), "");
+    assert!((0..6).all(|n| world.has(&format!("n{n}.txt"))));
+    assert_eq!(git(&world, &here, &["worktree", "list"]).lines().count(), 1);
+    assert_eq!(git(&world, &here, &["for-each-ref", "refs/zerostack"]), "");
+}
+
+#[test]
 fn names_and_places_are_looked_at() {
     let world = repository(Account::Current);
     let fails = |flags: &[&str], code: i32| {

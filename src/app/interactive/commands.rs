@@ -459,10 +459,11 @@ impl Ui {
         }
         let resumed = Resumed::open(&session::find(&sessions, &id).map_err(Report::usage)?)?;
         let directory = &resumed.loaded.header.directory;
-        let worktree = host.linked.as_ref().map(|linked| &linked.branch);
-        if directory != host.origin() || resumed.loaded.state.worktree.as_ref() != worktree {
-            let directory = match &resumed.loaded.state.worktree {
-                Some(worktree) => format!("the worktree {worktree}"),
+        let worktree = host.linked.as_ref().map(|linked| &linked.path);
+        let others = resumed.loaded.state.worktree.as_ref().map(|(_, path)| path);
+        if directory != host.origin() || others != worktree {
+            let directory = match others {
+                Some(worktree) => worktree.display().to_string(),
                 None => directory.display().to_string(),
             };
             return Err(Report::usage(format!("that session works in {directory}"))

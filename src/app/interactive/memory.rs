@@ -16,7 +16,7 @@ impl Ui {
             ("", _) => Ok(Said::Page(listed(memory))),
             ("search", words) if !words.is_empty() => Ok(Said::Page(memory.search(words))),
             ("remember", text) if !text.is_empty() => {
-                let written = memory.write("MEMORY.md", text, None);
+                let written = memory.write("MEMORY.md", text, None, None);
                 written.map(|_| Said::Notice("remembered in MEMORY.md, for later sessions".into()))
             }
             ("forget", file) if !file.is_empty() => memory.name(file).and_then(|name| {
@@ -55,7 +55,7 @@ impl Ui {
         host: &Host,
     ) -> Result<String, MemoryError> {
         let name = memory.name(file)?;
-        let before = match memory.read(&name) {
+        let before = match memory.whole(&name) {
             Err(MemoryError::Absent(_)) => String::new(),
             other => other?,
         };

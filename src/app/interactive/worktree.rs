@@ -1,7 +1,11 @@
 //! `/worktree`, `/wt-merge` and `/wt-exit`.
 
-use super::Ui;
+use std::future::Future;
+
+use crossterm::event::{Event as Input, KeyCode, KeyEvent, KeyModifiers};
+
 use super::commands::Begin;
+use super::{Ui, next_of};
 use crate::app::prepare::Prepared;
 use crate::app::worktree;
 use crate::report::Report;
@@ -44,7 +48,7 @@ impl Ui {
                 linked.branch
             ))),
             _ if arguments.is_empty() => Err(Report::usage("/worktree NAME")),
-            _ => self.enter(&session, arguments).await,
+            _ => self.enter(&session, arguments).await?,
         };
         match moved {
             Ok((host, words)) => self.go_to(session, host, &words).await,
@@ -55,18 +59,46 @@ impl Ui {
         }
     }
 
-    async fn enter(&mut self, session: &Prepared, name: &str) -> Result<(Host, String), Report> {
-        self.wait("git makes the worktree …")?;
+    async fn enter(
+        &mut self,
+        session: &Prepared,
+        name: &str,
+    ) -> std::io::Result<Result<(Host, String), Report>> {
         let broker = &session.inner.broker;
-        let base = self.flags.worktree.wt_base_dir.as_deref();
-        let host = worktree::enter(broker.cells(), broker.host(), name, base).await?;
-        let words = format!("the session works in {} now", host.workspace.display());
-        Ok((host, words))
+        let base = self.flags.worktree.wt_base_dir.clone();
+        let entered = worktree::enter(broker.cells(), broker.host(), name, base.as_deref());
+        let entered = self.patiently("git makes the worktree … (Esc stops it)", entered).await?;
+        Ok(entered.map(|host| {
+            let words = format!("the session works in {} now", host.workspace.display());
+            (host, words)
+        }))
     }
 
-    fn wait(&mut self, words: &str) -> Result<(), Report> {
+    /// Waits for git; a key of the user's can end that, and so the cell that it runs in.
+    async fn patiently<T>(
+        &mut self,
+        words: &str,
+        work: impl Future<Output = Result<T, Report>>,
+    ) -> std::io::Result<Result<T, Report>> {
         self.state.hint(words);
-        self.draw().map_err(Report::error)
+        self.draw()?;
+        let mut work = std::pin::pin!(work);
+        let ended = loop {
+            tokio::select! {
+                ended = &mut work => break ended,
+                input = next_of(&mut self.keys) => match input.transpose()? {
+                    Some(Input::Key(key)) if stops(&key) => break Err(Report::error("stopped")),
+                    None => break Err(Report::error("the terminal is gone")),
+                    Some(Input::Resize(..)) => {
+                        self.state.resized();
+                        self.draw()?;
+                    }
+                    Some(_) => {}
+                },
+            }
+        };
+        self.state.hint("");
+        Ok(ended)
     }
 
     /// The session elsewhere. If it cannot be there, it is as it was.
@@ -95,16 +127,16 @@ impl Ui {
         linked: &Linked,
         target: &str,
     ) -> std::io::Result<Prepared> {
-        let merged = async {
-            self.wait("git merges …")?;
+        let merging = async {
             let broker = &session.inner.broker;
             let target = Some(target).filter(|target| !target.is_empty());
             let title = worktree::title(&session.inner);
             let (cells, host) = (broker.cells(), broker.host());
-            let merged = worktree::merge(cells, host, linked, target, &title, false).await?;
-            Ok::<_, Report>((host.returned().map_err(Report::error)?, merged))
+            let turn = worktree::merge(cells, host, linked, target, &title, false).await?;
+            Ok::<_, Report>((host.returned().map_err(Report::error)?, turn))
         };
-        let (home, merged) = match merged.await {
+        let merged = self.patiently("git merges … (Esc stops it)", merging).await?;
+        let (home, turn) = match merged {
             Ok(merged) => merged,
             Err(report) => {
                 self.refuse(&report);
@@ -112,14 +144,15 @@ impl Ui {
             }
         };
         let wanted = home.workspace.clone();
-        let words = worktree::words(linked, &merged);
+        let words = worktree::words(linked, &turn.merged);
         let session = self.go_to(session, home, &words).await?;
         let broker = &session.inner.broker;
         if broker.host().workspace != wanted {
             return Ok(session);
         }
         let force = self.flags.worktree.wt_force;
-        match worktree::remove(broker.cells(), broker.host(), linked, &merged, force).await {
+        let removing = worktree::remove(broker.cells(), broker.host(), linked, &turn, force);
+        match self.patiently("git removes the worktree …", removing).await? {
             Ok(()) => self.state.notice("the worktree and its branch are removed"),
             Err(report) => {
                 self.refuse(&report);
@@ -128,4 +161,9 @@ impl Ui {
         }
         Ok(session)
     }
+}
+
+fn stops(key: &KeyEvent) -> bool {
+    let control = key.modifiers.contains(KeyModifiers::CONTROL);
+    key.code == KeyCode::Esc || (control && key.code == KeyCode::Char('c'))
 }
