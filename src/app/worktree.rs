@@ -65,6 +65,8 @@ pub async fn enter(
 /// What was merged. As long as it is there, no other zerostack merges in the repository.
 pub struct Turn {
     pub merged: Merged,
+    /// What became of the remote, in words.
+    pushed: String,
     _lock: Flock<File>,
 }
 
@@ -78,6 +80,7 @@ pub async fn merge(
     title: &str,
     unasked: bool,
 ) -> Result<Turn, Report> {
+    let push = start::user_settings(host)?.config.push == Some(true);
     let title = text::line(title, 72);
     let title = match title.trim() {
         "" => format!("Work in {}", linked.branch),
@@ -93,7 +96,18 @@ pub async fn merge(
         };
         let _lock = repository.turn().await?;
         repository.commit(linked, &title).await?;
-        Ok(Turn { merged: repository.merge(linked, &target, &title).await?, _lock })
+        let merged = repository.merge(linked, &target, &title).await?;
+        let pushed = match repository.remote_of(&target) {
+            None => String::new(),
+            Some(remote) if !push => {
+                format!("; not pushed to {} (push = true in config.toml would)", remote.shown())
+            }
+            Some(remote) => match repository.push(&merged, &remote).await {
+                Ok(()) => format!("; pushed to {}", remote.shown()),
+                Err(why) => format!("; not pushed to {}: {why}", remote.shown()),
+            },
+        };
+        Ok(Turn { merged, pushed, _lock })
     })
 }
 
@@ -122,14 +136,16 @@ pub fn title(session: &Session) -> String {
 }
 
 /// What a merge did, in words.
-pub fn words(linked: &Linked, merged: &Merged) -> String {
+pub fn words(linked: &Linked, turn: &Turn) -> String {
+    let Turn { merged, pushed, .. } = turn;
     let (branch, target) = (&linked.branch, &merged.target);
     let commit = merged.commit.get(..10).unwrap_or(&merged.commit);
-    match merged.how {
+    let what = match merged.how {
         How::Nothing => format!("{target} has everything of {branch} already"),
         How::FastForward => format!("{target} is moved forward to {branch}, {commit}"),
         How::Squash => format!("{branch} is one commit in {target}, {commit}"),
-    }
+    };
+    format!("{what}{pushed}")
 }
 
 /// At the end of a run in a worktree: brings its work back if that is to happen by itself and the run went
@@ -148,7 +164,7 @@ pub async fn finish(session: &Session, flags: &WorktreeFlags, well: bool) -> (St
         Ok(turn) => turn,
         Err(report) => return (format!("{}; {kept}", report.message), false),
     };
-    let words = words(linked, &turn.merged);
+    let words = words(linked, &turn);
     match remove(cells, host, linked, &turn, flags.wt_force).await {
         Ok(()) => {
             session.record.set(|state| state.worktree = None);

@@ -81,6 +81,7 @@ max_turns = 200
 prompt = "code"
 context_files = true
 memory = true
+push = false
 save_sessions = true
 edit_system = "similarity"
 compact = true
@@ -226,7 +227,7 @@ fn tightening(
                 let wanted = Mode::deserialize(value.clone()).ok();
                 wanted.zip(mode_of(so_far)).is_some_and(|(wanted, present)| wanted.at_most(present))
             }
-            "context_files" | "memory" => value == Value::Boolean(false),
+            "context_files" | "memory" | "push" => value == Value::Boolean(false),
             "tools" => !so_far.contains_key("tools"),
             "ask" | "deny" => true,
             // Every prompt tightens the one that is built in; the user's own choice may be stricter.

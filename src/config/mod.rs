@@ -59,6 +59,8 @@ pub struct Config {
     pub context_files: Option<bool>,
     /// Whether there is a memory from session to session.
     pub memory: Option<bool>,
+    /// Whether a branch is pushed to its remote after a worktree was merged into it.
+    pub push: Option<bool>,
     /// Whether sessions are saved.
     pub save_sessions: Option<bool>,
     /// How files are edited: similarity or hashedit.

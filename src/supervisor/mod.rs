@@ -13,6 +13,7 @@ mod mcp;
 mod memory;
 mod net;
 mod outputs;
+mod push;
 mod record;
 mod rules_file;
 mod run;

@@ -51,7 +51,8 @@ const REFUSED: [(&str, &str); 5] = [
     ("extensions.compatobjectformat", "it has two formats of objects"),
 ];
 /// Settings of the user that count here as well.
-const USERS: [&str; 4] = ["user.name", "user.email", "core.excludesfile", "core.autocrlf"];
+const USERS: [&str; 5] =
+    ["user.name", "user.email", "core.excludesfile", "core.autocrlf", "core.sshcommand"];
 /// What git must not do by itself.
 const FIXED: [(&str, &str); 9] = [
     ("core.hooksPath", "/dev/null"),
@@ -96,13 +97,15 @@ pub struct Repository<'a> {
     cells: &'a Cells,
     policy: &'a Policy,
     groups: &'a Groups,
-    host: &'a Host,
+    pub(super) host: &'a Host,
     /// The main checkout, with a `.git` of its own.
-    top: PathBuf,
+    pub(super) top: PathBuf,
     /// What git sees as the repository's settings; `None` while they are read.
-    settings: Option<tempfile::NamedTempFile>,
+    pub(super) settings: Option<tempfile::NamedTempFile>,
+    /// All that its settings say: by key, in small letters.
+    pub(super) own: Vec<(String, String)>,
     /// The user's own.
-    users: BTreeMap<String, String>,
+    pub(super) users: BTreeMap<String, String>,
 }
 
 /// What a merge came to.
@@ -179,7 +182,7 @@ pub enum WorktreeError {
 
 /// Where git works.
 #[derive(Clone, Copy)]
-enum At<'a> {
+pub(super) enum At<'a> {
     /// In the main checkout.
     Main,
     /// In the repository's own directory, with a new worktree to make.
@@ -222,8 +225,8 @@ impl Repository<'_> {
         if !git.symlink_metadata().is_ok_and(|facts| facts.is_dir()) {
             return Err(WorktreeError::NotMain(git));
         }
-        let (settings, users) = (None, BTreeMap::new());
-        let mut repository = Repository { cells, policy, groups, host, top, settings, users };
+        let (settings, own, users) = Default::default();
+        let mut repository = Repository { cells, policy, groups, host, top, settings, own, users };
         repository.read_settings().await?;
         Ok(repository)
     }
@@ -251,7 +254,9 @@ impl Repository<'_> {
         };
         let mut settings = tempfile::NamedTempFile::new_in(self.host.cache()).map_err(wrong)?;
         settings.write_all(text.as_bytes()).map_err(wrong)?;
-        for key in USERS.into_iter().filter(|key| own.iter().all(|(known, _)| known != key)) {
+        // What is kept of the repository's own comes before the user's.
+        let kept = |key: &&str| KEPT.contains(key) && own.iter().any(|(known, _)| known == key);
+        for key in USERS.into_iter().filter(|key| !kept(key)) {
             let args = ["config", "--global", "--includes", "-z", "--type=path", "--get", key];
             let args =
                 if key.ends_with("file") { &args[..] } else { &[&args[..4], &args[5..]].concat() };
@@ -262,7 +267,7 @@ impl Repository<'_> {
                 self.users.insert(key.into(), value.into());
             }
         }
-        self.settings = Some(settings);
+        (self.settings, self.own) = (Some(settings), own);
         Ok(())
     }
 
@@ -616,7 +621,7 @@ impl Repository<'_> {
         })
     }
 
-    async fn git(&self, args: &[&str], at: At<'_>) -> Result<String, WorktreeError> {
+    pub(super) async fn git(&self, args: &[&str], at: At<'_>) -> Result<String, WorktreeError> {
         let argv: Vec<&str> = std::iter::once("git").chain(args.iter().copied()).collect();
         self.checked(&argv, at).await
     }
@@ -686,6 +691,8 @@ impl Repository<'_> {
             }
         }
         let users = self.users.iter().map(|(key, value)| (key.as_str(), value.as_str()));
+        // A program; for a push only.
+        let users = users.filter(|(key, _)| *key != "core.sshcommand");
         let all: Vec<_> = users.chain(FIXED).collect();
         set("GIT_CONFIG_COUNT", &all.len().to_string());
         for (number, (key, value)) in all.iter().enumerate() {
@@ -713,7 +720,7 @@ fn pairs(printed: &str) -> Vec<(String, String)> {
     printed.split('\0').filter(|entry| !entry.is_empty()).map(pair).collect()
 }
 
-fn text(path: &Path) -> Result<&str, WorktreeError> {
+pub(super) fn text(path: &Path) -> Result<&str, WorktreeError> {
     let wrong = || WorktreeError::Unsupported(format!("{} is no valid UTF-8", path.display()));
     path.to_str().ok_or_else(wrong)
 }

@@ -560,6 +560,80 @@ fn a_worktree_is_as_tight_as_the_main_checkout() {
 }
 
 #[test]
+fn what_was_merged_is_pushed_where_the_user_wants_that() {
+    for account in accounts() {
+        let world = repository(account);
+        let here = world.workspace();
+        let remote = world.home().join("remote.git");
+        git(&world, &world.home(), &["init", "-q", "--bare", "-b", "main", "remote.git"]);
+        git(
+            &world,
+            &here,
+            &[
+                "remote",
+                "add",
+                "origin",
+                &format!("ssh://git:pass@example.com{}", remote.display()),
+            ],
+        );
+        // The user's own way to the other machine; here it stays on this one.
+        let script = "#!/bin/bash\nenv > $HOME/ssh.env\necho \"$@\" >> $HOME/ssh.log\nexec sh -c \"${@: -1}\"\n";
+        world.write("../ssh.sh", script);
+        world.write("bin/git", "#!/bin/sh\ntouch $HOME/trap\n");
+        world.write(".git/hooks/pre-push", "#!/bin/sh\ntouch $HOME/trap\n");
+        for name in ["../ssh.sh", "bin/git", ".git/hooks/pre-push"] {
+            std::fs::set_permissions(here.join(name), PermissionsExt::from_mode(0o755)).unwrap();
+        }
+        world.write(
+            "../.gitconfig",
+            &format!("[core]\n\tsshCommand = {}/ssh.sh\n", world.home().display()),
+        );
+        git(&world, &here, &["config", "core.sshCommand", "touch $HOME/trap; false"]);
+        git(
+            &world,
+            &here,
+            &["config", "remote.origin.receivepack", "touch $HOME/trap; git-receive-pack"],
+        );
+        let said = run(&world, "one.txt", "1\n", &["--parallel"], 0);
+        assert!(said.contains("not pushed to ssh://example.com/"), "{said}");
+        assert!(!said.contains("pass@") && !world.has("../ssh.log"));
+        world.configure("push = true");
+        let path = format!("{}/bin:bin:/usr/bin:/bin", here.display());
+        let server = ModelServer::start(writes("w", "two.txt", "2\n"));
+        let output =
+            world.ask(&server, "go").args(&["--parallel"]).env("PATH", &path).run().exits(0);
+        server.finish();
+        assert!(output.stderr.contains("; pushed to ssh://example.com/"), "{}", output.stderr);
+        let (ours, theirs) = (
+            git(&world, &here, &["rev-parse", "main"]),
+            git(&world, &remote, &["rev-parse", "main"]),
+        );
+        assert_eq!(ours, theirs);
+        assert!(!world.has("../trap"));
+        let environment = world.read("../ssh.env");
+        assert!(
+            !environment.contains("OPENAI_API_KEY") && environment.contains("HOME="),
+            "{environment}"
+        );
+        assert!(world.read("../ssh.log").contains("BatchMode=yes"));
+        // What cannot be pushed is merged all the same, and said.
+        git(&world, &here, &["config", "remote.origin.url", &remote.display().to_string()]);
+        let said = run(&world, "three.txt", "3\n", &["--parallel"], 0);
+        assert!(said.contains("not pushed") && said.contains("must be https"), "{said}");
+        assert!(world.has("three.txt"));
+        git(&world, &here, &["config", "remote.origin.url", "ssh://example.com/no/such.git"]);
+        let said = run(&world, "four.txt", "4\n", &["--parallel"], 0);
+        assert!(said.contains("; not pushed to ssh://example.com/no/such.git: "), "{said}");
+        let left = std::fs::read_dir(world.home().join(".cache/zerostack")).unwrap();
+        let left: Vec<_> = left.map(|entry| entry.unwrap().file_name()).collect();
+        assert!(
+            left.iter().all(|name| name.to_string_lossy().starts_with("worktrees")),
+            "{left:?}"
+        );
+    }
+}
+
+#[test]
 fn the_terminal_moves_to_a_worktree_and_back() {
     for account in accounts() {
         let world = repository(account);

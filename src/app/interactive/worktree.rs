@@ -144,7 +144,7 @@ impl Ui {
             }
         };
         let wanted = home.workspace.clone();
-        let words = worktree::words(linked, &turn.merged);
+        let words = worktree::words(linked, &turn);
         let session = self.go_to(session, home, &words).await?;
         let broker = &session.inner.broker;
         if broker.host().workspace != wanted {
