@@ -85,6 +85,9 @@ impl Broker {
                     refused.push("changes to any file");
                 }
             }
+        } else if let Subject::Name(_) = subject {
+            // The one file of them that the question is about is the only one.
+            refused = vec!["every other file, zerostack's own among them"];
         } else if let Subject::Path(_) = subject {
             refused.push("every other file");
         }
