@@ -26,6 +26,8 @@ pub struct Answer {
 pub enum McpError {
     #[error("it does not speak MCP: {0}")]
     Handshake(String),
+    #[error("it cannot be reached: {0}")]
+    Unreachable(String),
     #[error("it wants an authorization: give it one with `headers`")]
     Authorization,
     #[error("it has ended")]
@@ -39,18 +41,20 @@ pub enum McpError {
 #[cfg(feature = "mcp")]
 mod client {
     use std::collections::HashMap;
+    use std::future::Future;
     use std::sync::Arc;
-    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
     use reqwest::header::HeaderMap;
     use rmcp::model::{
         CallToolRequestParams, CallToolResult, ClientCapabilities, ClientConfig, ContentBlock,
-        Implementation, PaginatedRequestParams, ResourceContents,
+        Implementation, JsonRpcMessage, PaginatedRequestParams, ResourceContents,
     };
     use rmcp::service::{
-        ClientInitializeError, NotificationContext, RoleClient, RunningService, ServiceError,
-        ServiceExt,
+        ClientInitializeError, NotificationContext, RoleClient, RunningService, RxJsonRpcMessage,
+        ServiceError, ServiceExt, TxJsonRpcMessage,
     };
+    use rmcp::transport::Transport;
     use rmcp::transport::async_rw::AsyncRwTransport;
     use rmcp::transport::streamable_http_client::{
         StreamableHttpClientTransport, StreamableHttpClientTransportConfig,
@@ -62,8 +66,14 @@ mod client {
 
     /// Largest message of a server, bytes.
     const MESSAGE_LIMIT: usize = 8 * 1024 * 1024;
-    /// Most tools of one server that are looked at.
+    /// Most tools of one server, most pages of its list, and the size of what it says of them, bytes.
     const TOOLS: usize = 128;
+    const PAGES: usize = 16;
+    const NAME_LIMIT: usize = 128;
+    const TOOL_LIMIT: usize = 24 * 1024;
+    const ALL_LIMIT: usize = 512 * 1024;
+    /// Most requests of a server that wait for an answer; more are not listened to.
+    const OPEN: usize = 16;
 
     /// A connection to a server. Dropping it ends it.
     #[derive(Debug)]
@@ -98,7 +108,7 @@ mod client {
             let transport = AsyncRwTransport::new_client(output, input);
             let transport = transport.with_max_line_length(MESSAGE_LIMIT);
             let (listener, changed) = listener();
-            let service = listener.serve(transport).await.map_err(handshake)?;
+            let service = listener.serve(Guard::new(transport)).await.map_err(handshake)?;
             Ok(Connection { service, changed })
         }
 
@@ -114,30 +124,40 @@ mod client {
                 .max_sse_event_size(MESSAGE_LIMIT);
             let transport = StreamableHttpClientTransport::with_client(client, config);
             let (listener, changed) = listener();
-            let service = listener.serve(transport).await.map_err(handshake)?;
+            let service = listener.serve(Guard::new(transport)).await.map_err(handshake)?;
             Ok(Connection { service, changed })
         }
 
         /// Every tool of the server.
         pub async fn tools(&self) -> Result<Vec<Tool>, McpError> {
             let mut tools = Vec::new();
-            let mut cursor = None;
+            let (mut cursor, mut room) = (None, ALL_LIMIT);
             // The pages of a server need not come to an end.
-            for _ in 0..TOOLS {
+            for _ in 0..PAGES {
                 let mut page = PaginatedRequestParams::default();
                 page.cursor = cursor;
                 let found = self.service.list_tools(Some(page)).await.map_err(failed)?;
-                tools.extend(found.tools.into_iter().map(|tool| Tool {
-                    name: tool.name.into_owned(),
-                    description: tool.description.unwrap_or_default().into_owned(),
-                    schema: Value::Object(tool.input_schema.as_ref().clone()),
-                }));
+                for tool in found.tools {
+                    let tool = Tool {
+                        name: tool.name.into_owned(),
+                        description: tool.description.unwrap_or_default().into_owned(),
+                        schema: Value::Object(tool.input_schema.as_ref().clone()),
+                    };
+                    let size = tool.description.len() + tool.schema.to_string().len();
+                    // What is too large is left out: it could not be told to a model whole.
+                    if tool.name.len() <= NAME_LIMIT && size <= TOOL_LIMIT.min(room) {
+                        room -= size;
+                        tools.push(tool);
+                    }
+                }
                 cursor = found.next_cursor;
                 if cursor.is_none() || tools.len() >= TOOLS {
                     break;
                 }
             }
             tools.truncate(TOOLS);
+            // Their order says nothing.
+            tools.sort_by(|one, other| one.name.cmp(&other.name));
             Ok(tools)
         }
 
@@ -160,6 +180,56 @@ mod client {
         }
     }
 
+    /// A transport that does not listen to more requests of a server than are answered: the answers of one that
+    /// does not read them would pile up.
+    struct Guard<T> {
+        inner: T,
+        open: Arc<AtomicUsize>,
+    }
+
+    impl<T> Guard<T> {
+        fn new(inner: T) -> Guard<T> {
+            Guard { inner, open: Arc::default() }
+        }
+    }
+
+    impl<T: Transport<RoleClient>> Transport<RoleClient> for Guard<T> {
+        type Error = T::Error;
+
+        fn send(
+            &mut self,
+            item: TxJsonRpcMessage<RoleClient>,
+        ) -> impl Future<Output = Result<(), T::Error>> + Send + 'static {
+            let is_answer = matches!(item, JsonRpcMessage::Response(_) | JsonRpcMessage::Error(_));
+            let (sent, open) = (self.inner.send(item), Arc::clone(&self.open));
+            async move {
+                let sent = sent.await;
+                if is_answer {
+                    let less = |open: usize| Some(open.saturating_sub(1));
+                    let _ = open.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+                }
+                sent
+            }
+        }
+
+        async fn receive(&mut self) -> Option<RxJsonRpcMessage<RoleClient>> {
+            loop {
+                let message = self.inner.receive().await?;
+                if !matches!(message, JsonRpcMessage::Request(_)) {
+                    return Some(message);
+                }
+                if self.open.load(Ordering::Relaxed) < OPEN {
+                    self.open.fetch_add(1, Ordering::Relaxed);
+                    return Some(message);
+                }
+            }
+        }
+
+        async fn close(&mut self) -> Result<(), T::Error> {
+            self.inner.close().await
+        }
+    }
+
     fn listener() -> (Listener, Arc<AtomicBool>) {
         let changed = Arc::new(AtomicBool::new(false));
         (Listener { changed: Arc::clone(&changed) }, changed)
@@ -169,7 +239,16 @@ mod client {
         match error {
             error if error.is_authorization_required() => McpError::Authorization,
             ClientInitializeError::ConnectionClosed(_) => McpError::Closed,
+            ClientInitializeError::TransportError { error, .. } => unreachable(&error),
             error => McpError::Handshake(deepest(&error)),
+        }
+    }
+
+    /// What went wrong on the way to a server.
+    fn unreachable(error: &(dyn std::error::Error + 'static)) -> McpError {
+        match deepest(error) {
+            words if words.to_lowercase().contains("auth required") => McpError::Authorization,
+            words => McpError::Unreachable(words),
         }
     }
 
@@ -177,6 +256,7 @@ mod client {
         match error {
             ServiceError::McpError(ErrorData { message, .. }) => McpError::Server(message.into()),
             ServiceError::TransportClosed => McpError::Closed,
+            ServiceError::TransportSend(error) => unreachable(&error),
             error => McpError::Server(deepest(&error)),
         }
     }
@@ -187,7 +267,9 @@ mod client {
         while let Some(source) = error.source() {
             error = source;
         }
-        error.to_string()
+        // Some name the type of the transport first.
+        let words = error.to_string();
+        words.rsplit("] error: ").next().unwrap_or(&words).to_owned()
     }
 
     fn answer(result: CallToolResult) -> Answer {

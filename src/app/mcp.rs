@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use serde::Deserialize;
 use toml::{Table, Value};
 use zerostack_sandbox::Launcher;
 
@@ -22,8 +23,10 @@ pub fn named(config: &Config, host: &Host) -> Result<Vec<Named>, Report> {
 fn one(name: &str, server: &McpServer, host: &Host) -> Result<Named, Report> {
     let wrong = |why: &str| Err(Report::error(format!("mcp_servers.{name}: {why}")));
     let plain = |letter: char| letter.is_ascii_alphanumeric() || "-_".contains(letter);
-    if name.is_empty() || name.contains("__") || name.len() > 30 || !name.chars().all(plain) {
-        return wrong("a name has letters, digits, - and single _, at most 30");
+    let odd =
+        name.is_empty() || name.contains("__") || name.starts_with('_') || name.ends_with('_');
+    if odd || name.len() > 30 || !name.chars().all(plain) {
+        return wrong("a name has at most 30 letters, digits, - and single _ between them");
     }
     if server.kind.as_deref() == Some("sse") {
         return wrong("the old transport sse is not spoken; streamable HTTP is");
@@ -67,11 +70,22 @@ pub fn from_file(path: &Path) -> Result<Table, Report> {
     let name = path.display();
     let failed = |why: &dyn std::fmt::Display| Report::usage(format!("--mcp-config {name}: {why}"));
     let read = std::fs::read_to_string(path).map_err(|error| failed(&error))?;
-    let mut read: Table = serde_json::from_str(&read).map_err(|error| failed(&error))?;
+    let mut read: serde_json::Value =
+        serde_json::from_str(&read).map_err(|error| failed(&error))?;
+    // Left out and null are the same there; here there is no null.
+    without_null(&mut read);
+    let mut read = Table::deserialize(read).map_err(|error| failed(&error))?;
     let servers = read.remove("mcpServers").or_else(|| read.remove("servers"));
     match servers {
         Some(servers @ Value::Table(_)) => Ok(Table::from_iter([("mcp_servers".into(), servers)])),
         _ => Err(failed(&"it has no table \"mcpServers\"")),
+    }
+}
+
+fn without_null(value: &mut serde_json::Value) {
+    if let Some(object) = value.as_object_mut() {
+        object.retain(|_, value| !value.is_null());
+        object.values_mut().for_each(without_null);
     }
 }
 
@@ -92,6 +106,9 @@ pub fn run(launcher: Launcher, command: Option<McpCommand>) -> Result<u8, Report
     start::scan(&cells, &Judge::new(policy.clone(), groups.clone(), rules), &mut host)?;
     let starting = Starting { cells: &cells, policy: &policy, groups: &groups, host: &host };
     let runtime = start::runtime()?;
+    if let Some(McpCommand::Show { server } | McpCommand::Accept { server }) = &command {
+        eprintln!("zerostack: starting the MCP server {} …", text::line(server, 60));
+    }
     let shown = match command {
         None | Some(McpCommand::List) => servers.describe(None),
         Some(McpCommand::Show { server }) => runtime.block_on(async {

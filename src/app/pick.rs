@@ -5,8 +5,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Instant;
 
-use crossterm::event::{Event, EventStream, KeyEventKind};
-use futures_util::StreamExt;
+use crossterm::event::{Event, KeyEventKind};
 
 use super::interactive::{SETTLED, ended};
 use super::model;
@@ -18,7 +17,7 @@ use crate::model::providers::{DEMO, OLLAMA_PORT};
 use crate::report::Report;
 use crate::session::{self, Summary};
 use crate::supervisor::{Host, Vault, is_listening};
-use crate::ui::term::{self, Screen};
+use crate::ui::term::{self, Keys, Screen};
 use crate::ui::{Bindings, Item, Picked, Picker, Theme, draw_picker};
 
 /// Sessions whose end is shown beside the list.
@@ -57,7 +56,7 @@ async fn choose(mut list: Picker, hint: &str, theme: &Theme) -> Result<Option<St
     let failed = |error: std::io::Error| Report::error(format!("cannot use the terminal: {error}"));
     let mut end = std::pin::pin!(ended().map_err(failed)?);
     let mut screen = Screen::take().map_err(failed)?;
-    let (mut keys, bindings) = (EventStream::new(), Bindings::default());
+    let (mut keys, bindings) = (Keys::take(), Bindings::default());
     let (mut quiet, mut settled) = (Instant::now(), false);
     loop {
         let drawn = screen

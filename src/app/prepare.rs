@@ -88,6 +88,9 @@ impl Opening {
         let saved = Saved::open(flags, &host, &project, resumed)?;
         let mut warnings: Vec<String> =
             plan.warnings.iter().chain(&saved.warning).cloned().collect();
+        for name in plan.servers.fresh_names() {
+            eprintln!("zerostack: starting the MCP server {name} …");
+        }
         let prepared = plan.carry_out(cells, host, saved).await?;
         warnings.extend(prepared.told.iter().cloned());
         Ok((prepared, warnings))
@@ -110,7 +113,7 @@ pub struct Plan {
     recorder: Option<RefCell<Recorder>>,
     tools: Vec<Definition>,
     memory: Option<Memory>,
-    servers: Vec<Named>,
+    pub servers: Servers,
     /// Lists of the only tools there are, each of which must have one.
     only: Vec<Vec<String>>,
     hashed: bool,
@@ -191,6 +194,7 @@ impl Plan {
         if flags.no_tools || only_command || prompt.only_looks(mode) {
             servers.clear();
         }
+        let servers = Servers::new(host.mcp_file(), servers);
         warnings.extend(mcp::unknown_rules(&config));
         let mut context = remembered(memory.as_ref(), &judge);
         context.extend(readable(&project.context, &judge, host));
@@ -237,8 +241,7 @@ impl Plan {
         };
         let rules_file = Some(start::rules_file(&host));
         let outputs = Outputs::new(outputs);
-        let servers = Servers::new(host.mcp_file(), self.servers);
-        let (hashed, memory) = (self.hashed, self.memory);
+        let (hashed, memory, servers) = (self.hashed, self.memory, self.servers);
         let options = Options { takes, hashed, outputs, seen, memory, servers };
         let mut broker = Broker::start(cells, judge, host, options)
             .await

@@ -8,29 +8,13 @@ use nix::fcntl::Flock;
 use super::start::{self, start_report};
 use crate::cli::WorktreeFlags;
 use crate::model::Message;
-use crate::policy::{Groups, Mode, Policy};
 use crate::report::Report;
 use crate::session::State;
 use crate::supervisor::{Cells, Host, How, Linked, Merged, Repository, Session, WorktreeError};
 use crate::ui::text;
 
-/// Runs something with the repository of `host`.
-macro_rules! in_repository {
-    ($cells:expr, $host:expr, |$repository:ident| $work:expr) => {{
-        let (groups, policy) = rights()?;
-        let $repository = Repository::of($cells, &policy, &groups, $host).await.map_err(report)?;
-        $work.await.map_err(report)
-    }};
-}
-
-/// Git is held by the built-in rights, whatever the session's mode: it is the user who runs it.
-fn rights() -> Result<(Groups, Policy), Report> {
-    let groups = Groups::load().map_err(Report::error)?;
-    let policy = Policy::load(Mode::Standard, &groups).map_err(Report::error)?;
-    Ok((groups, policy))
-}
-
-pub fn report(error: WorktreeError) -> Report {
+/// What went wrong, for the user.
+fn report(error: WorktreeError) -> Report {
     match error {
         WorktreeError::Start(error) => start_report(&error),
         WorktreeError::Host(error) => start::host_report(error),
@@ -58,7 +42,8 @@ pub async fn enter(
     name: &str,
     base: Option<&Path>,
 ) -> Result<Host, Report> {
-    let linked = in_repository!(cells, host, |repository| repository.enter(name, base))?;
+    let repository = Repository::of(cells, host).await.map_err(report)?;
+    let linked = repository.enter(name, base).await.map_err(report)?;
     host.moved(linked).map_err(start::host_report)
 }
 
@@ -86,7 +71,8 @@ pub async fn merge(
         "" => format!("Work in {}", linked.branch),
         title => title.to_owned(),
     };
-    in_repository!(cells, host, |repository| async {
+    let repository = Repository::of(cells, host).await.map_err(report)?;
+    let merging = async {
         let target = match target {
             Some(target) => target.to_owned(),
             None => match repository.present().await? {
@@ -108,7 +94,8 @@ pub async fn merge(
             },
         };
         Ok(Turn { merged, pushed, _lock })
-    })
+    };
+    merging.await.map_err(report)
 }
 
 /// Removes a worktree after its work was merged.
@@ -119,7 +106,8 @@ pub async fn remove(
     turn: &Turn,
     force: bool,
 ) -> Result<(), Report> {
-    in_repository!(cells, host, |repository| repository.remove(linked, &turn.merged, force))
+    let repository = Repository::of(cells, host).await.map_err(report)?;
+    repository.remove(linked, &turn.merged, force).await.map_err(report)
 }
 
 /// What a commit of a session's work is called: its name, or the first line of its first prompt.

@@ -33,6 +33,10 @@ pub enum RuleError {
     Form(String),
     #[error("`{0}` names no tool; the tools are {1}")]
     Tool(String, String),
+    #[error(
+        "`{0}`: a rule about a tool of a server has no pattern, for example mcp__server__tool or mcp__server__*"
+    )]
+    Server(String),
     #[error("the pattern of `{0}` is no valid glob: {1}")]
     Glob(String, String),
 }
@@ -68,6 +72,13 @@ impl Rule {
         if tool != "*" && !TOOLS.contains(&tool) && !tool.starts_with("mcp__") {
             return Err(RuleError::Tool(text.to_owned(), TOOLS.join(", ")));
         }
+        // In other clients a server's name alone means all of its tools.
+        let whole =
+            tool.strip_prefix("mcp__").filter(|rest| !rest.contains("__") && !rest.contains('*'));
+        let tool = if whole.is_some() { format!("{tool}__*") } else { tool.to_owned() };
+        if tool.starts_with("mcp__") && pattern != "**" {
+            return Err(RuleError::Server(text.to_owned()));
+        }
         let mut globs = Vec::new();
         if tool != "bash" && pattern != "**" {
             let absolute = absolute(pattern, workspace);
@@ -81,7 +92,7 @@ impl Rule {
                 globs.push(glob.compile_matcher());
             }
         }
-        Ok(Rule { action, tool: tool.to_owned(), pattern: pattern.to_owned(), globs })
+        Ok(Rule { action, tool, pattern: pattern.to_owned(), globs })
     }
 
     /// Whether the rule is about `call`. For a command: about the whole text or, unless the rule
@@ -258,12 +269,26 @@ mod tests {
     }
 
     #[test]
+    fn rules_about_servers_mean_tools_of_that_server() {
+        let fits = |rule: &str, tool: &str| {
+            let rule = Rule::parse(Action::Deny, rule, Path::new("/w")).unwrap();
+            rule.fits(&Call { tool: tool.into(), subject: Subject::Nothing })
+        };
+        for rule in ["mcp__a__b", "mcp__a__*", "mcp__a", "mcp__*", "*", "mcp__a__b(**)"] {
+            assert!(fits(rule, "mcp__a__b"), "{rule}");
+            assert!(rule == "mcp__*" || rule == "*" || !fits(rule, "mcp__ab__b"), "{rule}");
+        }
+        assert!(!fits("mcp__a__b", "mcp__a__bc") && !fits("mcp__a", "bash"));
+    }
+
+    #[test]
     fn a_malformed_rule_says_what_is_wrong() {
         for (text, part) in [
             ("bash(", "form tool(pattern)"),
             ("bash()", "form tool(pattern)"),
             ("bahs(ls)", "the tools are"),
             ("read([)", "no valid glob"),
+            ("mcp__a__b(x)", "has no pattern"),
         ] {
             let error = Rule::parse(Action::Allow, text, Path::new("/w")).unwrap_err().to_string();
             assert!(error.contains(part), "{text}: {error}");

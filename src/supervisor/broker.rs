@@ -200,6 +200,8 @@ impl Broker {
     /// comes back.
     pub fn take_over(&mut self, given: Given) -> Option<Given> {
         if given.mode != self.judge.policy().name {
+            // They were started with the rights of the other mode.
+            given.servers.stop_all();
             return Some(given);
         }
         self.granted = RefCell::new(given.rules);

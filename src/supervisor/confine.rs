@@ -177,15 +177,25 @@ pub fn server(
         _ => WorkspaceView::ReadOnly,
     };
     for (path, write) in paths {
+        // In a worktree, what is said of the main checkout is meant of it.
+        let path = host.in_this_worktree(path);
         let real = path.canonicalize().map_err(|error| format!("{}: {error}", path.display()))?;
-        if host.is_own(&real) || real == Path::new("/") {
-            return Err(format!("{} is not for servers", path.display()));
+        let refused = |why: &str| Err(format!("the path {} {why}", path.display()));
+        let within = |inner: &Path, outer: &Path| inner.starts_with(outer);
+        if host.is_own(&real) || real == Path::new("/") || within(&host.home, &real) {
+            return refused("is too much for a server");
+        }
+        if host.roots.iter().any(|root| within(&path, &root.path) != within(&real, &root.path)) {
+            return refused("leads out of the workspace, or into it, by a link");
         }
         if real == host.workspace {
             if *write && workspace == WorkspaceView::ReadOnly {
                 workspace = policy.command.granted;
             }
             continue;
+        }
+        if within(&real, &host.workspace) {
+            return refused("is a part of the workspace: give the workspace itself, or nothing");
         }
         let access = if *write { Access::ReadWrite } else { Access::ReadOnly };
         view.mounts.push(tree(&real, None, access));

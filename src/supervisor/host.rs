@@ -174,6 +174,14 @@ impl Host {
         all
     }
 
+    /// The path in the worktree, if the session is in one, of a path in the main checkout.
+    pub fn in_this_worktree(&self, path: &Path) -> PathBuf {
+        let of = self.linked.as_ref().and_then(|linked| {
+            Some(linked.path.join(path.strip_prefix(&linked.top).ok()?).components().collect())
+        });
+        of.unwrap_or_else(|| path.to_owned())
+    }
+
     /// The path in the main checkout of a path in a worktree; any other path is what it is.
     pub fn in_main(&self, path: &Path) -> PathBuf {
         let of = self

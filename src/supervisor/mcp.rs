@@ -4,6 +4,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
@@ -12,6 +13,7 @@ use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use tokio::io::AsyncReadExt;
@@ -82,6 +84,9 @@ struct Offer {
     /// Hash of the place: another program under an old name is another server.
     place: String,
     tools: Vec<Tool>,
+    /// Hash of what was shown to the user last, if that was something else.
+    #[serde(default)]
+    shown: String,
 }
 
 /// The servers of a session.
@@ -90,6 +95,8 @@ pub struct Servers {
     /// Where it is kept what was accepted.
     file: PathBuf,
     all: Vec<Server>,
+    /// Why it is not known what was accepted: then nothing is accepted by itself.
+    broken: Option<String>,
 }
 
 #[derive(Debug)]
@@ -103,6 +110,8 @@ struct Server {
     problem: RefCell<Option<String>>,
     /// The end of what it wrote to its standard error.
     errors: Arc<Mutex<Tail>>,
+    /// Something was accepted of it, be it that it offers nothing.
+    known: Cell<bool>,
     /// It was compared with what was accepted since it was started.
     compared: Cell<bool>,
     /// One start at a time.
@@ -134,7 +143,11 @@ pub enum ServerError {
     Start(String, String),
     #[error("the MCP server {0}: {1}")]
     Call(String, String),
-    #[error("the MCP server {0} has not answered in {1} s")]
+    #[error("the MCP server {0} has not changed: there is nothing to accept")]
+    Same(String),
+    #[error("look at what {0} describes first: /mcp {0}, or `zerostack mcp show {0}`")]
+    Unseen(String),
+    #[error("the MCP server {0} has not answered in {1} s, or with more than 8 MiB; it was ended")]
     Late(String, u64),
     #[error(
         "the MCP server {0} describes this tool in other words than those that were accepted: the user has to \
@@ -143,6 +156,8 @@ pub enum ServerError {
     Differs(String),
     #[error("cannot write {0}: {1}")]
     Store(PathBuf, std::io::Error),
+    #[error("{0}, where it is kept what was accepted of servers, cannot be read: {1}")]
+    Unreadable(PathBuf, String),
 }
 
 impl Broker {
@@ -215,22 +230,42 @@ impl Default for Servers {
 
 impl Servers {
     pub fn new(file: PathBuf, named: Vec<Named>) -> Servers {
-        let accepted = Accepted::load(&file);
+        let (accepted, broken) = match Accepted::load(&file) {
+            Ok(accepted) => (accepted, None),
+            Err(error) => (Accepted::default(), Some(error.to_string())),
+        };
         let server = |named: Named| {
             let offer =
                 accepted.0.get(&named.name).filter(|offer| offer.place == hash(&named.place));
             let tools = offer.map(|offer| offer.tools.clone()).unwrap_or_default();
-            Server::new(named, tools)
+            Server::new(named, tools, offer.is_some())
         };
-        Servers { all: named.into_iter().map(server).collect(), file }
+        let all = named.into_iter().map(server).collect();
+        Servers { all, broken, file }
     }
 
     pub fn is_empty(&self) -> bool {
         self.all.is_empty()
     }
 
-    pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.all.iter().map(|server| server.named.name.as_str())
+    /// Those of which nothing is known yet.
+    fn fresh(&self) -> impl Iterator<Item = &Server> {
+        self.all.iter().filter(|server| !server.known.get())
+    }
+
+    /// Leaves out those that `tried` could not meet: they would be waited for again.
+    pub fn without_failed(&mut self, tried: &Servers) {
+        self.all.retain(|server| server.known.get() || tried.find(&server.named.name).is_err());
+    }
+
+    /// Ends all of them.
+    pub fn stop_all(&self) {
+        self.all.iter().for_each(|server| drop(server.live.take()));
+    }
+
+    /// Their names.
+    pub fn fresh_names(&self) -> impl Iterator<Item = &str> {
+        self.fresh().map(|server| server.named.name.as_str())
     }
 
     fn find(&self, name: &str) -> Result<&Server, ServerError> {
@@ -241,10 +276,15 @@ impl Servers {
     /// Starts those of which nothing is known yet, to learn what they offer: that is accepted, because the user
     /// has just named them. What is to be said of it.
     pub async fn meet(&self, starting: Starting<'_>) -> Vec<String> {
-        let fresh = self.all.iter().filter(|server| server.accepted.borrow().is_empty());
-        let met = fresh.map(|server| async move {
+        if let Some(broken) = self.broken.as_ref().filter(|_| !self.all.is_empty()) {
+            return vec![format!("no MCP server is used: {broken}")];
+        }
+        let met = self.fresh().map(|server| async move {
             match server.start(starting).await {
-                Ok(_) => match self.accept(&server.named.name) {
+                Ok(_) => match self.keep(server) {
+                    Ok(names) if names.is_empty() => {
+                        format!("the MCP server {} is new and offers nothing", server.named.name)
+                    }
                     Ok(names) => format!(
                         "the MCP server {} is new and offers {}",
                         server.named.name,
@@ -258,18 +298,43 @@ impl Servers {
         futures_util::future::join_all(met).await
     }
 
-    /// Accepts what a server describes now. Returns the names of its tools.
+    /// Accepts what a server describes now, if that is what was shown last. Returns the names of its tools.
     pub fn accept(&self, name: &str) -> Result<Vec<String>, ServerError> {
         let server = self.find(name)?;
+        let now = server.differs.borrow().as_ref().map(|tools| hash(&listing(tools)));
+        let Some(now) = now else { return Err(ServerError::Same(name.to_owned())) };
+        let shown = Accepted::load(&self.file)?.0.get(name).map(|offer| offer.shown.clone());
+        if shown.as_ref() != Some(&now) {
+            return Err(ServerError::Unseen(name.to_owned()));
+        }
+        self.keep(server)
+    }
+
+    /// Keeps what a server describes as what is accepted.
+    fn keep(&self, server: &Server) -> Result<Vec<String>, ServerError> {
         if let Some(tools) = server.differs.borrow_mut().take() {
             server.accepted.replace(tools);
         }
         let tools = server.accepted.borrow().clone();
-        let names = tools.iter().map(|tool| tool.name.clone()).collect();
-        let mut accepted = Accepted::load(&self.file);
-        accepted.0.insert(name.to_owned(), Offer { place: hash(&server.named.place), tools });
-        accepted.save(&self.file).map_err(|error| ServerError::Store(self.file.clone(), error))?;
+        let names = tools.iter().map(|tool| plain(&tool.name)).collect();
+        self.store(server, |offer| offer.tools = tools)?;
+        server.known.set(true);
         Ok(names)
+    }
+
+    /// Changes what is stored of a server.
+    fn store(&self, server: &Server, change: impl FnOnce(&mut Offer)) -> Result<(), ServerError> {
+        let failed = |error| ServerError::Store(self.file.clone(), error);
+        // Another zerostack may be doing the same.
+        let _lock = lock(&self.file).map_err(failed)?;
+        let mut accepted = Accepted::load(&self.file)?;
+        let offer = accepted.0.entry(server.named.name.clone()).or_default();
+        let place = hash(&server.named.place);
+        if offer.place != place {
+            *offer = Offer { place, ..Offer::default() };
+        }
+        change(offer);
+        accepted.save(&self.file).map_err(failed)
     }
 
     /// Starts a server, if it does not run, and compares what it offers.
@@ -294,6 +359,7 @@ impl Servers {
             {
                 server.live.swap(&other.live);
                 server.compared.set(other.compared.get());
+                server.known.set(other.known.get());
                 server.differs.swap(&other.differs);
             }
         }
@@ -359,7 +425,11 @@ impl Servers {
         }
         let limit = server.named.timeout.map_or(CALL_LIMIT, Duration::from_secs);
         match timeout(limit, live.connection.call(&tool.name, arguments)).await {
-            Err(_) => Err(ServerError::Late(name.clone(), limit.as_secs())),
+            Err(_) => {
+                // It may be busy with this call for ever.
+                server.live.take();
+                Err(ServerError::Late(name.clone(), limit.as_secs()))
+            }
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(error)) => {
                 if live.connection.is_closed() {
@@ -382,7 +452,12 @@ impl Servers {
     /// All servers, one a line, or one with all that is known of it.
     pub fn describe(&self, name: Option<&str>) -> Result<String, ServerError> {
         if let Some(name) = name {
-            return Ok(self.find(name)?.describe());
+            let server = self.find(name)?;
+            let shown = server.differs.borrow().as_ref().map(|tools| hash(&listing(tools)));
+            if let Some(shown) = shown {
+                self.store(server, |offer| offer.shown = shown)?;
+            }
+            return Ok(server.describe());
         }
         let line = |server: &Server| format!("• {}", server.summary());
         Ok(self.all.iter().map(line).collect::<Vec<_>>().join("\n"))
@@ -390,7 +465,7 @@ impl Servers {
 }
 
 impl Server {
-    fn new(named: Named, accepted: Vec<Tool>) -> Server {
+    fn new(named: Named, accepted: Vec<Tool>, known: bool) -> Server {
         Server {
             named,
             accepted: RefCell::new(accepted),
@@ -398,6 +473,7 @@ impl Server {
             live: RefCell::default(),
             problem: RefCell::default(),
             errors: Arc::default(),
+            known: Cell::new(known),
             compared: Cell::new(false),
             starting: tokio::sync::Mutex::new(()),
         }
@@ -411,7 +487,11 @@ impl Server {
             Some(live) => live,
             None => {
                 let live = timeout(START_LIMIT, self.begin(starting)).await;
-                let live = live.unwrap_or_else(|_| Err("it was not ready in 20 s".into()));
+                let late = |_| {
+                    let words = "it was not ready in 20 s; a cell has no network, so what it would fetch must be there";
+                    Err(format!("{words}{}", self.last_words()))
+                };
+                let live = live.unwrap_or_else(late);
                 let live = live.map_err(|why| self.failed(&why))?;
                 self.compared.set(false);
                 let live = Rc::new(live);
@@ -423,7 +503,8 @@ impl Server {
         if live.connection.changed() || !self.compared.get() {
             let tools = timeout(START_LIMIT, live.connection.tools()).await;
             let tools = tools.map_err(|_| self.failed("it does not say which tools it has"))?;
-            let tools = tools.map_err(|error| self.failed(&error.to_string()))?;
+            let tools =
+                tools.map_err(|error| self.failed(&format!("{error}{}", self.last_words())))?;
             let same = tools == *self.accepted.borrow();
             self.differs.replace((!same).then_some(tools));
             self.compared.set(true);
@@ -544,10 +625,14 @@ fn listing(tools: &[Tool]) -> String {
 }
 
 impl Accepted {
-    /// A store that cannot be read has accepted nothing.
-    fn load(file: &Path) -> Accepted {
-        let text = std::fs::read_to_string(file).unwrap_or_default();
-        serde_json::from_str(&text).unwrap_or_default()
+    fn load(file: &Path) -> Result<Accepted, ServerError> {
+        let unreadable =
+            |why: &dyn std::fmt::Display| ServerError::Unreadable(file.to_owned(), why.to_string());
+        match std::fs::read_to_string(file) {
+            Ok(text) => serde_json::from_str(&text).map_err(|error| unreadable(&error)),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Accepted::default()),
+            Err(error) => Err(unreadable(&error)),
+        }
     }
 
     fn save(&self, file: &Path) -> std::io::Result<()> {
@@ -560,6 +645,19 @@ impl Accepted {
         new.persist(file)?;
         Ok(())
     }
+}
+
+/// Keeps others from changing a file.
+fn lock(file: &Path) -> std::io::Result<Flock<File>> {
+    std::fs::create_dir_all(file.parent().unwrap_or(Path::new("/")))?;
+    let mut options = File::options();
+    let lock = options.create(true).append(true).open(file.with_extension("lock"))?;
+    Flock::lock(lock, FlockArg::LockExclusive).map_err(|(_, errno)| errno.into())
+}
+
+/// A name of a stranger's, for a line.
+fn plain(name: &str) -> String {
+    name.chars().filter(|letter| !letter.is_control()).take(NAME_LIMIT).collect()
 }
 
 /// The name under which the model calls a tool.
@@ -577,8 +675,8 @@ fn schema(given: &Value) -> Value {
     if fits { given.clone() } else { json!({"type": "object"}) }
 }
 
-fn hash(place: &Place) -> String {
-    let text = serde_json::to_vec(place).unwrap_or_default();
+fn hash(of: &impl Serialize) -> String {
+    let text = serde_json::to_vec(of).unwrap_or_default();
     let digest = ring::digest::digest(&ring::digest::SHA256, &text);
     digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
 }

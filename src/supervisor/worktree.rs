@@ -15,7 +15,7 @@ use zerostack_sandbox::{Exit, StartError};
 use super::cells::{Cells, PRINTED_LIMIT, Printed};
 use super::confine::{self, GitView};
 use super::host::{Host, HostError, Linked};
-use crate::policy::{Groups, Policy};
+use crate::policy::{Groups, Mode, Policy, PolicyError};
 
 /// Longest run of one git command.
 const LIMIT: Duration = Duration::from_secs(120);
@@ -25,36 +25,39 @@ const TURN: Duration = Duration::from_secs(60);
 const TRIES: usize = 3;
 
 /// Settings of a repository that say how its files are stored; they are kept, every other one is not.
-const KEPT: [&str; 15] = [
+const KEPT: [&str; 13] = [
     "core.repositoryformatversion",
     "core.filemode",
     "core.symlinks",
     "core.ignorecase",
     "core.precomposeunicode",
     "core.logallrefupdates",
-    "core.sharedrepository",
+    "core.excludesfile",
     "core.autocrlf",
     "core.eol",
     "core.protectntfs",
     "core.protecthfs",
     "extensions.objectformat",
     "extensions.refstorage",
-    "user.name",
-    "user.email",
 ];
 /// Settings without which a repository would be read wrongly, and that are not understood here.
-const REFUSED: [(&str, &str); 5] = [
+const REFUSED: [(&str, &str); 3] = [
     ("core.worktree", "its files are elsewhere"),
     ("core.sparsecheckout", "only a part of it is checked out"),
-    ("extensions.worktreeconfig", "each of its worktrees has settings of its own"),
     ("extensions.partialclone", "it is a partial clone"),
-    ("extensions.compatobjectformat", "it has two formats of objects"),
 ];
-/// Settings of the user that count here as well.
-const USERS: [&str; 5] =
-    ["user.name", "user.email", "core.excludesfile", "core.autocrlf", "core.sshcommand"];
+/// Extensions of the format that are understood.
+const EXTENSIONS: [&str; 4] = [
+    "extensions.objectformat",
+    "extensions.refstorage",
+    "extensions.noop",
+    "extensions.preciousobjects",
+];
+/// Settings that count here wherever they are made, and what only the user's own files can say.
+const ANYWHERE: [&str; 4] = ["user.name", "user.email", "core.excludesfile", "core.autocrlf"];
+const USERS: [&str; 1] = ["core.sshcommand"];
 /// What git must not do by itself.
-const FIXED: [(&str, &str); 9] = [
+const FIXED: [(&str, &str); 10] = [
     ("core.hooksPath", "/dev/null"),
     ("core.fsmonitor", "false"),
     ("core.editor", "false"),
@@ -65,6 +68,21 @@ const FIXED: [(&str, &str); 9] = [
     ("gc.auto", "0"),
     ("maintenance.auto", "false"),
     ("advice.detachedHead", "false"),
+    ("advice.graftFileDeprecated", "false"),
+];
+/// Ignored directories that are removed with a worktree: what is in them is made again.
+const MADE_AGAIN: [&str; 11] = [
+    "node_modules",
+    "target",
+    ".venv",
+    "__pycache__",
+    ".pytest_cache",
+    ".mypy_cache",
+    ".ruff_cache",
+    ".tox",
+    ".gradle",
+    ".next",
+    ".turbo",
 ];
 const ENVIRONMENT: [(&str, &str); 8] = [
     ("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),
@@ -95,8 +113,9 @@ exit 0
 #[derive(Debug)]
 pub struct Repository<'a> {
     cells: &'a Cells,
-    policy: &'a Policy,
-    groups: &'a Groups,
+    /// Git is held by the built-in rights, whatever the session's mode: it is the user who runs it.
+    policy: Policy,
+    groups: Groups,
     pub(super) host: &'a Host,
     /// The main checkout, with a `.git` of its own.
     pub(super) top: PathBuf,
@@ -160,6 +179,10 @@ pub enum WorktreeError {
     Secret(String),
     #[error("{0} is a repository of its own: its commits would be lost, move it away")]
     Nested(String),
+    #[error(
+        "{path} goes through the filter {filter}, which does not run here: commit and merge it yourself, with git"
+    )]
+    Filtered { path: String, filter: String },
     #[error("the worktree {0}: {1}")]
     State(PathBuf, &'static str),
     #[error("conflicts with {target} in {}: nothing was merged; in the worktree, `git merge {target}`, solve them and commit", .files.join(", "))]
@@ -178,6 +201,8 @@ pub enum WorktreeError {
     Start(#[from] StartError),
     #[error("{0}")]
     Host(#[from] HostError),
+    #[error("{0}")]
+    Policy(#[from] PolicyError),
 }
 
 /// Where git works.
@@ -210,12 +235,7 @@ impl Linked {
 
 impl Repository<'_> {
     /// The repository that the workspace is in, or was in before it moved to a worktree.
-    pub async fn of<'a>(
-        cells: &'a Cells,
-        policy: &'a Policy,
-        groups: &'a Groups,
-        host: &'a Host,
-    ) -> Result<Repository<'a>, WorktreeError> {
+    pub async fn of<'a>(cells: &'a Cells, host: &'a Host) -> Result<Repository<'a>, WorktreeError> {
         let top = match &host.linked {
             Some(linked) => linked.top.clone(),
             None if host.workspace.join(".git").exists() => host.workspace.clone(),
@@ -225,6 +245,8 @@ impl Repository<'_> {
         if !git.symlink_metadata().is_ok_and(|facts| facts.is_dir()) {
             return Err(WorktreeError::NotMain(git));
         }
+        let groups = Groups::load()?;
+        let policy = Policy::load(Mode::Standard, &groups)?;
         let (settings, own, users) = Default::default();
         let mut repository = Repository { cells, policy, groups, host, top, settings, own, users };
         repository.read_settings().await?;
@@ -241,6 +263,17 @@ impl Repository<'_> {
                 return Err(WorktreeError::Unsupported(why.into()));
             }
         }
+        let strange = |(key, value): &&(String, String)| {
+            key.starts_with("extensions.")
+                && value != "false"
+                && !EXTENSIONS.contains(&key.as_str())
+        };
+        if let Some((key, _)) = own.iter().find(strange) {
+            return Err(WorktreeError::Unsupported(format!("{key} is not understood")));
+        }
+        if self.top.join(".git/objects/info/alternates").exists() {
+            return Err(WorktreeError::Unsupported("its objects are in another repository".into()));
+        }
         let mut text = String::new();
         for (key, value) in own.iter().filter(|(key, _)| KEPT.contains(&key.as_str())) {
             let (section, name) = key.split_once('.').unwrap_or((key, ""));
@@ -254,18 +287,20 @@ impl Repository<'_> {
         };
         let mut settings = tempfile::NamedTempFile::new_in(self.host.cache()).map_err(wrong)?;
         settings.write_all(text.as_bytes()).map_err(wrong)?;
-        // What is kept of the repository's own comes before the user's.
-        let kept = |key: &&str| KEPT.contains(key) && own.iter().any(|(known, _)| known == key);
-        for key in USERS.into_iter().filter(|key| !kept(key)) {
-            let args = ["config", "--global", "--includes", "-z", "--type=path", "--get", key];
-            let args =
-                if key.ends_with("file") { &args[..] } else { &[&args[..4], &args[5..]].concat() };
-            let argv: Vec<&str> = std::iter::once("git").chain(args.iter().copied()).collect();
+        for key in ANYWHERE.into_iter().chain(USERS) {
+            let mut argv = vec!["git", "config", "--includes", "-z"];
+            argv.extend(USERS.contains(&key).then_some("--global"));
+            argv.extend(key.ends_with("file").then_some("--type=path"));
+            argv.extend(["--get", key]);
             let printed = self.run(&argv, At::Main).await?;
-            if let (Some(Exit::Code(0)), value) = (printed.exit, printed.out.trim_end_matches('\0'))
-            {
-                self.users.insert(key.into(), value.into());
+            if printed.exit == Some(Exit::Code(0)) {
+                self.users.insert(key.into(), printed.out.trim_end_matches('\0').into());
             }
+        }
+        // Where git looks if nothing is set.
+        let usual = self.host.home.join(".config/git/ignore");
+        if usual.is_file() {
+            self.users.entry("core.excludesfile".into()).or_insert(usual.display().to_string());
         }
         (self.settings, self.own) = (Some(settings), own);
         Ok(())
@@ -427,22 +462,70 @@ impl Repository<'_> {
         if let Some(path) = self.groups.secret_among(others.split('\0')) {
             return Err(WorktreeError::Secret(path.to_owned()));
         }
-        self.git(&["add", "--all"], at).await?;
-        let staged = ["diff-index", "--cached", "--raw", "-z", "--no-renames", "HEAD", "--"];
+        if let Some(path) = others.split('\0').find(|path| path.ends_with('/')) {
+            return Err(WorktreeError::Nested(path.to_owned()));
+        }
+        // Git would look into a submodule with the settings of that one.
+        let links = self.git(&["ls-files", "--stage", "-z"], at).await?;
+        let links = links.split('\0').filter(|line| line.starts_with("160000 "));
+        let links = links
+            .filter_map(|line| Some(format!(":(exclude,literal){}", line.split_once('\t')?.1)));
+        let links: Vec<String> = links.collect();
+        let mut add = vec!["add", "--all", "--", "."];
+        add.extend(links.iter().map(String::as_str));
+        self.git(&add, at).await?;
+        let staged = [
+            "diff-index",
+            "--cached",
+            "--name-only",
+            "-z",
+            "--no-renames",
+            "--ignore-submodules=all",
+            "HEAD",
+            "--",
+        ];
         let staged = self.git(&staged, at).await?;
         if staged.is_empty() {
             return Ok(());
         }
-        // ":mode mode hash hash status", then the path.
-        let mut fields = staged.split('\0');
-        while let (Some(change), Some(path)) = (fields.next(), fields.next()) {
-            if change.split(' ').take(2).any(|mode| mode.ends_with("160000")) {
-                self.git(&["reset", "--quiet"], at).await?;
-                return Err(WorktreeError::Nested(path.to_owned()));
-            }
+        if let Some((path, filter)) = self.filtered(&staged, at).await? {
+            self.git(&["reset", "--quiet"], at).await?;
+            return Err(WorktreeError::Filtered { path, filter });
         }
         let commit = ["commit", "--quiet", "--no-verify", "--message", message];
         self.git(&commit, at).await.map(drop)
+    }
+
+    /// The first of some paths, as git prints them, whose content git would send through a filter, with the filter's
+    /// name. Filters do not run here, and what is not filtered may be what must not be seen.
+    async fn filtered(
+        &self,
+        paths: &str,
+        at: At<'_>,
+    ) -> Result<Option<(String, String)>, WorktreeError> {
+        let paths: Vec<&str> = paths.split('\0').filter(|path| !path.is_empty()).collect();
+        for some in paths.chunks(500) {
+            let argv = [&["check-attr", "-z", "filter", "--"][..], some].concat();
+            let printed = self.git(&argv, at).await?;
+            let mut fields = printed.split('\0');
+            while let (Some(path), Some(_), Some(value)) =
+                (fields.next(), fields.next(), fields.next())
+            {
+                if !matches!(value, "unspecified" | "unset") {
+                    return Ok(Some((path.to_owned(), value.to_owned())));
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// A repository below a worktree's top directory.
+    async fn nested(&self, linked: &Linked) -> Result<Option<String>, WorktreeError> {
+        let find =
+            ["find", text(&linked.path)?, "-mindepth", "2", "-name", ".git", "-print", "-quit"];
+        let found = self.checked(&find, At::Worktree(linked)).await?;
+        let path = found.trim_end().trim_end_matches("/.git").to_owned();
+        Ok(Some(path).filter(|path| !path.is_empty()))
     }
 
     /// Brings the branch of a worktree into `target`: by moving it forward, or as one commit where it has moved
@@ -514,6 +597,11 @@ impl Repository<'_> {
     async fn advance(&self, target: &str, old: &str, new: &str) -> Result<(), WorktreeError> {
         let is_here = self.present().await.is_ok_and(|present| present == target);
         if is_here {
+            let changed = ["diff-tree", "-r", "--name-only", "-z", "--no-renames", old, new];
+            let changed = self.git(&changed, At::Main).await?;
+            if let Some((path, filter)) = self.filtered(&changed, At::Main).await? {
+                return Err(WorktreeError::Filtered { path, filter });
+            }
             let args = [
                 "merge",
                 "--ff-only",
@@ -584,6 +672,9 @@ impl Repository<'_> {
     /// Why a worktree is not to be removed: something in it is in no commit.
     async fn needed(&self, linked: &Linked) -> Result<Option<String>, WorktreeError> {
         let at = At::Worktree(linked);
+        if let Some(path) = self.nested(linked).await? {
+            return Ok(Some(format!("{path} is a repository of its own")));
+        }
         let status = [
             "status",
             "--porcelain",
@@ -591,34 +682,27 @@ impl Repository<'_> {
             "--no-renames",
             "--ignored=matching",
             "--untracked-files=all",
+            "--ignore-submodules=all",
         ];
         let status = self.git(&status, at).await?;
+        let is_made_again = |path: &str| {
+            let name = path.trim_end_matches('/').rsplit('/').next().unwrap_or_default();
+            path.ends_with('/') && MADE_AGAIN.contains(&name)
+        };
         for line in status.split('\0').filter(|line| !line.is_empty()) {
             match line.split_at_checked(3) {
-                // What a build leaves in directories of its own is made again.
-                Some(("!! ", path)) if path.ends_with('/') => {}
+                Some(("!! ", path)) if is_made_again(path) => {}
                 Some((_, path)) => return Ok(Some(format!("{path} is in no commit"))),
                 None => {}
             }
         }
         // Files that git was told not to look at.
         let hidden = self.git(&["ls-files", "-v", "-z"], at).await?;
-        let hidden = hidden
-            .split('\0')
-            .find(|line| line.starts_with(|tag: char| tag == 'S' || tag.is_lowercase()));
-        if let Some(line) = hidden {
-            return Ok(Some(format!(
-                "git was told not to look at {}",
-                line.get(2..).unwrap_or(line)
-            )));
-        }
-        let find =
-            ["find", text(&linked.path)?, "-mindepth", "2", "-name", ".git", "-print", "-quit"];
-        let nested = self.checked(&find, at).await?;
-        Ok(match nested.trim_end() {
-            "" => None,
-            path => Some(format!("{path} is a repository of its own")),
-        })
+        let is_hidden =
+            |line: &&str| line.starts_with(|tag: char| tag == 'S' || tag.is_lowercase());
+        let hidden = hidden.split('\0').find(is_hidden);
+        Ok(hidden
+            .map(|line| format!("git was told not to look at {}", line.get(2..).unwrap_or(line))))
     }
 
     pub(super) async fn git(&self, args: &[&str], at: At<'_>) -> Result<String, WorktreeError> {
@@ -663,7 +747,7 @@ impl Repository<'_> {
         let settings = self.settings.as_ref().map(tempfile::NamedTempFile::path);
         let ignored = self.users.get("core.excludesfile").map(Path::new);
         let mut confinement =
-            confine::git(self.policy, self.groups, self.host, view, settings, ignored)?;
+            confine::git(&self.policy, &self.groups, self.host, view, settings, ignored)?;
         confinement.directory = directory.to_owned();
         let mut set = |name: &str, value: &str| {
             confinement.environment.retain(|(known, _)| known != name);
@@ -700,7 +784,15 @@ impl Repository<'_> {
             set(&format!("GIT_CONFIG_VALUE_{number}"), value);
         }
         let argv = argv.iter().map(|part| part.as_bytes().to_vec()).collect();
+        // Names that lead git elsewhere, and that no command of ours makes.
+        let leads = ["commondir", "config.worktree"].map(|name| git.join(name));
+        let absent = leads.iter().filter(|path| path.symlink_metadata().is_err());
+        let absent: Vec<&PathBuf> = absent.collect();
         let printed = self.cells.output(&confinement, argv, LIMIT).await?;
+        if let Some(path) = absent.into_iter().find(|path| path.symlink_metadata().is_ok()) {
+            let _ = std::fs::remove_file(path);
+            return Err(WorktreeError::Unsupported(format!("{} was made", path.display())));
+        }
         if printed.exit.is_none() {
             return Err(WorktreeError::Late);
         }

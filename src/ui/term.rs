@@ -1,21 +1,52 @@
 //! The terminal: taken over, given back, also after a panic. The only file that knows how.
 
 use std::io::{self, Stdout, Write, stdout};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use base64::Engine;
 use crossterm::event::{
-    DisableBracketedPaste, DisableMouseCapture, EnableBracketedPaste, EnableMouseCapture,
+    DisableBracketedPaste, DisableMouseCapture, EnableBracketedPaste, EnableMouseCapture, Event,
+    EventStream,
 };
 use crossterm::execute;
 use crossterm::terminal::{
     DisableLineWrap, EnableLineWrap, EnterAlternateScreen, LeaveAlternateScreen, disable_raw_mode,
     enable_raw_mode,
 };
+use futures_util::StreamExt;
 use ratatui::Terminal;
 use ratatui::backend::CrosstermBackend;
 
 use super::theme::Depth;
+
+/// The one stream of what is typed. Where one is dropped, the next is woken by that, and what was typed at the
+/// same moment would wait there for another key.
+static INPUT: Mutex<Option<EventStream>> = Mutex::new(None);
+
+/// What is typed, for whoever reads it now.
+#[derive(Debug)]
+pub struct Keys(Option<EventStream>);
+
+impl Keys {
+    pub fn take() -> Keys {
+        let before = INPUT.lock().ok().and_then(|mut input| input.take());
+        Keys(Some(before.unwrap_or_default()))
+    }
+
+    /// The next event; nothing reads between two calls.
+    pub async fn next(&mut self) -> Option<io::Result<Event>> {
+        self.0.as_mut()?.next().await
+    }
+}
+
+impl Drop for Keys {
+    fn drop(&mut self) {
+        if let Ok(mut input) = INPUT.lock() {
+            *input = self.0.take();
+        }
+    }
+}
 
 /// The screen while it is ours. Dropping it gives it back.
 #[derive(Debug)]

@@ -201,6 +201,8 @@ fn a_server_that_misbehaves_harms_nobody() {
     ]);
     let list = [odd.as_array().unwrap().clone(), all].concat();
     world.write("../tools/tools.json", &json!({"tools": list, "nextCursor": "more"}).to_string());
+    world.zerostack(&["mcp", "accept", "box"]).run().exits(1).says("look at what box describes");
+    world.zerostack(&["mcp", "show", "box"]).run().exits(0);
     world.zerostack(&["mcp", "accept", "box"]).run().exits(0);
     let server = ModelServer::start(vec![Reply::text("Done.")]);
     world.ask(&server, "go").run().exits(0);
@@ -254,7 +256,7 @@ fn settings_that_make_no_sense_are_told() {
         ("[mcp_servers.x]\n", "either a command or a url"),
         ("[mcp_servers.x]\ncommand = \"a\"\nurl = \"http://x\"", "either a command or a url"),
         ("[mcp_servers.x]\nurl = \"ftp://x\"", "must begin with http"),
-        ("[mcp_servers.a__b]\ncommand = \"a\"", "a name has letters"),
+        ("[mcp_servers.a__b]\ncommand = \"a\"", "a name has at most"),
         ("[mcp_servers.x]\ntype = \"sse\"\nurl = \"http://x\"", "the old transport sse"),
     ] {
         world.configure(settings);

@@ -204,7 +204,7 @@ fn nothing_that_a_repository_names_runs() {
             set(key, &format!("{}; cat", trap(name)));
         }
         set("filter.f=g.required", "true");
-        world.write(".gitattributes", "*.txt filter=f=g merge=m\n");
+        world.write(".gitattributes", "*.txt filter=f=g merge=m\n*.c merge=m\n");
         world.write(".gitignore", "trap-*\n");
         world.write("t.txt", "t\n");
         // The traps work where a person runs git.
@@ -234,13 +234,17 @@ fn nothing_that_a_repository_names_runs() {
         };
         mend();
         set("commit.gpgSign", "true");
-        run(&world, "a.txt", "ONE\ntwo\nthree\n", &["--worktree", "fix"], 0);
+        run(&world, "n.c", "n\n", &["--worktree", "fix"], 0);
         assert!(sprung().is_empty(), "{:?}", sprung());
         plain(&["-c", "commit.gpgSign=false", "commit", "-q", "-m", "b"]);
         mend();
-        let said = run(&world, "c.txt", "c\n", &["--worktree", "fix", "--wt-auto-merge"], 0);
+        let said = run(&world, "c.c", "c\n", &["--worktree", "fix", "--wt-auto-merge"], 0);
         assert!(said.contains("fix is one commit in main"), "{said}");
-        assert!(world.has("c.txt") && world.read("a.txt").starts_with("ONE"));
+        assert!(world.has("c.c") && world.has("n.c"));
+        // What goes through a filter would be merged without: it is not.
+        let said = run(&world, "x.txt", "x\n", &["--parallel"], 1);
+        assert!(said.contains("x.txt goes through the filter f=g"), "{said}");
+        assert!(!world.has("x.txt"));
         assert!(sprung().is_empty(), "{:?}", sprung());
     }
 }
@@ -294,13 +298,13 @@ fn settings_of_the_repository_name_nothing_that_runs() {
             std::fs::remove_file(trap).unwrap();
         }
         let path = format!("{}/bin:/usr/bin:/bin", here.display());
-        for (file, flags) in [("n.txt", &[][..]), ("m.txt", &["--wt-auto-merge"])] {
+        for (file, flags) in [("n.c", &[][..]), ("m.c", &["--wt-auto-merge"])] {
             let server = ModelServer::start(writes("w", file, "n\n"));
             let flags = [&["--worktree", "fix"], flags].concat();
             world.ask(&server, "go").args(&flags).env("PATH", &path).run().exits(0);
             server.finish();
         }
-        assert!(world.has("n.txt") && world.has("m.txt"));
+        assert!(world.has("n.c") && world.has("m.c"));
         let sprung: Vec<_> = world
             .listing()
             .into_iter()
@@ -318,8 +322,6 @@ fn settings_of_the_repository_name_nothing_that_runs() {
             let output = world.ask(&server, "go").args(&["--worktree", "no"]).run().exits(1);
             drop(server.finish_loosely());
             assert!(output.stderr.contains("cannot have worktrees here"), "{}", output.stderr);
-            let all = std::fs::read_to_string(&config).unwrap_or_default();
-            drop(all);
             git(&world, &here, &["-c", "core.worktree=.", "config", "--unset", key]);
         }
     }
@@ -483,6 +485,45 @@ fn nothing_of_the_users_is_lost_by_a_merge() {
     );
     git(&world, &here, &["rev-parse", "--verify", "own"]);
     assert_eq!(git(&world, &here, &["for-each-ref", "refs/zerostack/made/own"]), "");
+}
+
+#[test]
+fn a_submodule_is_not_looked_into() {
+    let world = repository(Account::Current);
+    let here = world.workspace();
+    // A submodule of the main checkout, and in the worktree a repository in its place that names a filter.
+    world.write("../library/s.txt", "s\n");
+    let library = world.home().join("library");
+    git(&world, &library, &["init", "-q", "-b", "main"]);
+    git(&world, &library, &["add", "-A"]);
+    git(
+        &world,
+        &library,
+        &["-c", "user.name=T", "-c", "user.email=t@e", "commit", "-q", "-m", "s"],
+    );
+    let add = ["-c", "protocol.file.allow=always", "submodule", "add", "-q", "../library", "sub"];
+    git(&world, &here, &add);
+    git(&world, &here, &["commit", "-q", "-m", "sub"]);
+    run(&world, "n.c", "n\n", &["--worktree", "fix"], 0);
+    let sub = world.home().join("project-fix/sub");
+    git(&world, &world.home(), &["clone", "-q", "library", sub.to_str().unwrap()]);
+    let trap =
+        format!("touch {0}/trap {1}/trap ../../trap; cat", world.home().display(), here.display());
+    git(&world, &sub, &["config", "filter.x.clean", &trap]);
+    world.write("../project-fix/sub/.gitattributes", "* filter=x\n");
+    world.write("../project-fix/sub/s.txt", "t\n");
+    // The trap works where a person looks.
+    git(&world, &sub, &["status", "--short"]);
+    let traps = || world.listing().iter().filter(|path| path.ends_with("trap")).count();
+    assert!(traps() > 0);
+    for path in world.listing().iter().filter(|path| path.ends_with("trap")) {
+        std::fs::remove_file(world.home().join(path)).unwrap();
+    }
+    world.write("../project-fix/sub/s.txt", "u\n");
+    let said = run(&world, "m.c", "m\n", &["--worktree", "fix", "--wt-auto-merge"], 0);
+    assert!(world.has("m.c") && said.contains("sub is a repository of its own"), "{said}");
+    assert!(sub.join("s.txt").exists());
+    assert_eq!(traps(), 0);
 }
 
 #[test]

@@ -13,8 +13,7 @@ use std::path::Path;
 use std::pin::Pin;
 use std::time::{Duration, Instant};
 
-use crossterm::event::{Event as Input, EventStream, KeyEventKind};
-use futures_util::StreamExt;
+use crossterm::event::{Event as Input, KeyEventKind};
 use nix::sys::signal::{Signal, raise};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
@@ -31,7 +30,7 @@ use crate::cli::RunFlags;
 use crate::config::Notify;
 use crate::report::Report;
 use crate::supervisor::{Host, Question, RunResult, Session};
-use crate::ui::term::{self, Screen};
+use crate::ui::term::{self, Keys, Screen};
 use crate::ui::{Bindings, Command, Facts, Intent, Running, State, draw, text};
 
 /// How long a question must have been there without a key before a key can be its answer.
@@ -83,7 +82,7 @@ async fn interactive(launcher: Launcher, mut flags: RunFlags) -> Result<(), Repo
     let mut ui = Ui {
         screen: Screen::take().map_err(failed)?,
         state: State::new(theme, bindings),
-        keys: Some(EventStream::new()),
+        keys: Keys::take(),
         notify,
         flags,
         back: None,
@@ -141,7 +140,7 @@ async fn decisions(
 struct Ui {
     screen: Screen,
     state: State,
-    keys: Option<EventStream>,
+    keys: Keys,
     notify: Notify,
     flags: RunFlags,
     /// The settings that come back after the present prompt.
@@ -153,10 +152,6 @@ struct Ui {
     drawn: Instant,
     /// How long that took: the next one waits in proportion.
     cost: Duration,
-}
-
-async fn next_of(keys: &mut Option<EventStream>) -> Option<std::io::Result<Input>> {
-    keys.as_mut()?.next().await
 }
 
 /// What is to be done while the screen lives.
@@ -224,7 +219,7 @@ impl Ui {
                 Some(intent) => intent,
                 None => {
                     let waited = tokio::select! {
-                        input = next_of(&mut self.keys) => self.input(input)?,
+                        input = self.keys.next() => self.input(input)?,
                         () = &mut end => Next::Gone,
                     };
                     match waited {
@@ -378,7 +373,7 @@ impl Ui {
             tokio::select! {
                 biased;
                 done = &mut run => break done,
-                input = next_of(&mut self.keys) => {
+                input = self.keys.next() => {
                     quiet = Instant::now();
                     let next = self.input(input)?;
                     match next {
@@ -476,7 +471,7 @@ impl Ui {
                     aside = None;
                     self.answered_aside(answer);
                 }
-                input = next_of(&mut self.keys) => match self.input(input)? {
+                input = self.keys.next() => match self.input(input)? {
                     Next::Intent(Intent::Cancel) => {
                         aside = None;
                         self.state.notice("the question aside is not answered");
@@ -541,8 +536,7 @@ impl Ui {
         let mut file =
             tempfile::Builder::new().prefix("prompt-").suffix(".md").tempfile_in(place)?;
         file.write_all(text.as_bytes())?;
-        // It would go on reading what is meant for the editor.
-        self.keys = None;
+        // Between two keys nothing reads what is meant for the editor.
         let mut ended = Ok(());
         let paused = self.screen.pause(|| {
             // What is set there may have arguments, as in `code --wait`: a shell takes it apart.
@@ -555,7 +549,6 @@ impl Ui {
                 false => Err(std::io::Error::other(status.to_string())),
             });
         });
-        self.keys = Some(EventStream::new());
         paused.and(ended)?;
         // Editors replace files: it is read by its name.
         std::fs::read_to_string(file.path())

@@ -4,8 +4,8 @@ use std::future::Future;
 
 use crossterm::event::{Event as Input, KeyCode, KeyEvent, KeyModifiers};
 
+use super::Ui;
 use super::commands::Begin;
-use super::{Ui, next_of};
 use crate::app::prepare::Prepared;
 use crate::app::worktree;
 use crate::report::Report;
@@ -86,7 +86,7 @@ impl Ui {
         let ended = loop {
             tokio::select! {
                 ended = &mut work => break ended,
-                input = next_of(&mut self.keys) => match input.transpose()? {
+                input = self.keys.next() => match input.transpose()? {
                     Some(Input::Key(key)) if stops(&key) => break Err(Report::error("stopped")),
                     None => break Err(Report::error("the terminal is gone")),
                     Some(Input::Resize(..)) => {
