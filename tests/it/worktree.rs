@@ -507,8 +507,11 @@ fn a_submodule_is_not_looked_into() {
     run(&world, "n.c", "n\n", &["--worktree", "fix"], 0);
     let sub = world.home().join("project-fix/sub");
     git(&world, &world.home(), &["clone", "-q", "library", sub.to_str().unwrap()]);
-    let trap =
-        format!("touch {0}/trap {1}/trap ../../trap; cat", world.home().display(), here.display());
+    let trap = format!(
+        "touch {0}/trap {1}/.git/trap ../trap; cat",
+        world.home().display(),
+        here.display()
+    );
     git(&world, &sub, &["config", "filter.x.clean", &trap]);
     world.write("../project-fix/sub/.gitattributes", "* filter=x\n");
     world.write("../project-fix/sub/s.txt", "t\n");
