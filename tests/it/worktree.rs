@@ -56,8 +56,8 @@ fn work_in_a_worktree_leaves_the_main_checkout_alone_until_it_is_merged() {
     for account in accounts() {
         let world = repository(account);
         let server = ModelServer::start(vec![
+            Reply::call("w", "write", json!({"path": "new.txt", "content": "new\n"})),
             Reply::calls(&[
-                ("w", "write", json!({"path": "new.txt", "content": "new\n"})),
                 (
                     "s",
                     "bash",
@@ -72,9 +72,9 @@ fn work_in_a_worktree_leaves_the_main_checkout_alone_until_it_is_merged() {
         world.ask(&server, "go").args(&flags).run().exits(4);
         let told = server.finish();
         assert!(told[0].said_by("system")[0].contains("home/project-fix-it\n"));
-        let status = told[1].result("s");
+        let status = told[2].result("s");
         assert!(status.contains("?? new.txt") && status.contains('1'), "{status}");
-        assert!(told[1].result("o").contains("denied"), "{}", told[1].result("o"));
+        assert!(told[2].result("o").contains("denied"), "{}", told[2].result("o"));
         assert!(!world.has("new.txt") && !world.has(".git/hooks/post-merge"));
         assert_eq!(world.read("../project-fix-it/new.txt"), "new\n");
         assert_eq!(
