@@ -24,7 +24,7 @@ impl Ui {
                 Ok(Said::Notice(format!("{name} is removed")))
             }),
             ("search" | "remember" | "forget", _) => Ok(Said::Notice(USAGE.into())),
-            ("edit", _) => Ok(Said::Notice("/memory edit FILE, not while the agent runs".into())),
+            ("edit", _) => Ok(Said::Notice("/memory edit FILE, while no agent runs".into())),
             (file, "") => memory.name(file).and_then(|name| {
                 let text = memory.read(&name)?;
                 Ok(Said::Page(format!("{name}\n\n{text}")))
