@@ -385,6 +385,21 @@ pub struct RunFlags {
 }
 
 impl RunFlags {
+    /// Files that were typed are meant from where that was, wherever the session goes.
+    pub fn fix_paths(&mut self) {
+        let files = [
+            &mut self.record,
+            &mut self.replay,
+            &mut self.mcp_config,
+            &mut self.worktree.wt_base_dir,
+        ];
+        for file in files.into_iter().flatten() {
+            if let Ok(whole) = std::path::absolute(&*file) {
+                *file = whole;
+            }
+        }
+    }
+
     /// Another provider: what was typed for the one before, its key above all, is not for this one.
     pub fn go_to_provider(&mut self, name: &str) {
         self.provider = Some(name.to_owned());

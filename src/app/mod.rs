@@ -55,7 +55,8 @@ pub fn run() -> ExitCode {
     }
 }
 
-fn dispatch(cli: Cli) -> Result<u8, Report> {
+fn dispatch(mut cli: Cli) -> Result<u8, Report> {
+    cli.run.fix_paths();
     match cli.command {
         Some(Command::Policy { command: PolicyCommand::Show { mode, json } }) => {
             policy::show(launcher()?, mode, json)

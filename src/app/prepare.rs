@@ -147,8 +147,7 @@ impl Plan {
         let users_mode = config.mode.unwrap_or(Mode::Standard);
         let mode = prompt.mode_under(users_mode);
         let (groups, policy) = start::policy(mode, host)?;
-        let (ask, deny) = (host.in_worktree(&config.ask), host.in_worktree(&config.deny));
-        let mut rules = start::rules(&config.allow, &ask, &deny, &host.workspace)?;
+        let mut rules = start::rules_of(&config, host)?;
         let model = match &flags.replay {
             Some(path) => Model::replayed(path, &config)?,
             // A command of the user's needs no model.

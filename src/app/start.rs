@@ -289,8 +289,7 @@ pub async fn project(
     let first = resolve(host, Some(flags), None, session.clone())?.config;
     let (groups, policy) = policy(first.mode.unwrap_or(Mode::Standard), host)?;
     let denied = |config: &Config, host: &Host| {
-        let (ask, deny) = (host.in_worktree(&config.ask), host.in_worktree(&config.deny));
-        let rules = rules(&config.allow, &ask, &deny, &host.workspace)?;
+        let rules = rules_of(config, host)?;
         Ok(Judge::new(policy.clone(), groups.clone(), rules).denied_globs("read"))
     };
     let before = denied(&first, host)?;
@@ -389,6 +388,16 @@ pub fn runtime() -> Result<tokio::runtime::Runtime, Report> {
         .enable_all()
         .build()
         .map_err(|error| Report::error(format!("cannot start: {error}")))
+}
+
+/// The rules of a run. In a worktree, what is forbidden or asked for in the main checkout is so in both.
+pub fn rules_of(config: &Config, host: &Host) -> Result<Vec<Rule>, Report> {
+    let (ask, deny) = (host.in_worktree(&config.ask), host.in_worktree(&config.deny));
+    let mut all = rules(&config.allow, &ask, &deny, &host.workspace)?;
+    if host.origin() != host.workspace {
+        all.extend(rules(&[], &config.ask, &config.deny, host.origin())?);
+    }
+    Ok(all)
 }
 
 /// The user's rules. A malformed one stops the start.

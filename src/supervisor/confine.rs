@@ -209,6 +209,9 @@ pub fn server(
     Ok(view.finish(directory, network, calls, environment(host)))
 }
 
+/// Where git finds, in its cell, the names that are in no commit.
+pub(super) const IGNORED: &str = "/zerostack-ignored";
+
 /// What git sees of a repository.
 #[derive(Debug, Clone, Copy)]
 pub enum GitView<'a> {
@@ -276,10 +279,9 @@ pub fn git(
             view.mounts.push(Mount::Tree { source, target, access: Access::ReadOnly });
         }
     }
-    if let Some(ignored) = ignored.filter(|path| path.is_file()) {
-        let source =
-            Source { path: ignored.canonicalize().unwrap_or(ignored.into()), identity: None };
-        let target = ignored.to_owned();
+    if let Some(ignored) = ignored {
+        let source = Source { path: ignored.to_owned(), identity: None };
+        let target = IGNORED.into();
         view.mounts.push(Mount::Tree { source, target, access: Access::ReadOnly });
     }
     let calls = Syscalls { exec: true, sockets: false, personality: false };

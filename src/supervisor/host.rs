@@ -29,6 +29,8 @@ pub struct Host {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Linked {
     pub branch: String,
+    /// The name under which the repository knows it.
+    pub id: String,
     /// The main checkout of the repository.
     pub top: PathBuf,
     /// Where the worktree is.

@@ -25,14 +25,13 @@ const TURN: Duration = Duration::from_secs(60);
 const TRIES: usize = 3;
 
 /// Settings of a repository that say how its files are stored; they are kept, every other one is not.
-const KEPT: [&str; 13] = [
+const KEPT: [&str; 12] = [
     "core.repositoryformatversion",
     "core.filemode",
     "core.symlinks",
     "core.ignorecase",
     "core.precomposeunicode",
     "core.logallrefupdates",
-    "core.excludesfile",
     "core.autocrlf",
     "core.eol",
     "core.protectntfs",
@@ -121,6 +120,8 @@ pub struct Repository<'a> {
     pub(super) top: PathBuf,
     /// What git sees as the repository's settings; `None` while they are read.
     pub(super) settings: Option<tempfile::NamedTempFile>,
+    /// A copy of the file with the names that the user never wants in a commit.
+    ignored: Option<tempfile::NamedTempFile>,
     /// All that its settings say: by key, in small letters.
     pub(super) own: Vec<(String, String)>,
     /// The user's own.
@@ -159,10 +160,8 @@ pub enum WorktreeError {
     Name(String),
     #[error("{0} is there already and is no worktree of {1} on that branch: {2}")]
     Occupied(PathBuf, String, String),
-    #[error(
-        "the repository still has a worktree {0} whose directory is gone: `git worktree prune` forgets it"
-    )]
-    Gone(String),
+    #[error("what was removed lies in {0} still: {1}")]
+    Left(PathBuf, Box<WorktreeError>),
     #[error("cannot {doing} {path}: {error}")]
     Directory { doing: &'static str, path: PathBuf, error: std::io::Error },
     #[error("the main checkout is on no branch: check one out first")]
@@ -183,7 +182,7 @@ pub enum WorktreeError {
         "{path} goes through the filter {filter}, which does not run here: commit and merge it yourself, with git"
     )]
     Filtered { path: String, filter: String },
-    #[error("the worktree {0}: {1}")]
+    #[error("{0}: {1}")]
     State(PathBuf, &'static str),
     #[error("conflicts with {target} in {}: nothing was merged; in the worktree, `git merge {target}`, solve them and commit", .files.join(", "))]
     Conflict { target: String, files: Vec<String> },
@@ -218,9 +217,9 @@ pub(super) enum At<'a> {
 }
 
 impl Linked {
-    /// Where the repository keeps what belongs to the worktree. Git names it like the directory.
+    /// Where the repository keeps what belongs to the worktree.
     fn own(&self) -> PathBuf {
-        self.top.join(".git/worktrees").join(self.path.file_name().unwrap_or_default())
+        self.top.join(".git/worktrees").join(&self.id)
     }
 
     fn state(&self, what: &'static str) -> WorktreeError {
@@ -247,8 +246,9 @@ impl Repository<'_> {
         }
         let groups = Groups::load()?;
         let policy = Policy::load(Mode::Standard, &groups)?;
-        let (settings, own, users) = Default::default();
-        let mut repository = Repository { cells, policy, groups, host, top, settings, own, users };
+        let (settings, ignored, own, users) = Default::default();
+        let mut repository =
+            Repository { cells, policy, groups, host, top, settings, ignored, own, users };
         repository.read_settings().await?;
         Ok(repository)
     }
@@ -274,11 +274,11 @@ impl Repository<'_> {
         if self.top.join(".git/objects/info/alternates").exists() {
             return Err(WorktreeError::Unsupported("its objects are in another repository".into()));
         }
-        let mut text = String::new();
+        let mut lines = String::new();
         for (key, value) in own.iter().filter(|(key, _)| KEPT.contains(&key.as_str())) {
             let (section, name) = key.split_once('.').unwrap_or((key, ""));
             let value = value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
-            text.push_str(&format!("[{section}]\n\t{name} = \"{value}\"\n"));
+            lines.push_str(&format!("[{section}]\n\t{name} = \"{value}\"\n"));
         }
         let wrong = |error| WorktreeError::Directory {
             doing: "write to",
@@ -286,7 +286,7 @@ impl Repository<'_> {
             error,
         };
         let mut settings = tempfile::NamedTempFile::new_in(self.host.cache()).map_err(wrong)?;
-        settings.write_all(text.as_bytes()).map_err(wrong)?;
+        settings.write_all(lines.as_bytes()).map_err(wrong)?;
         for key in ANYWHERE.into_iter().chain(USERS) {
             let mut argv = vec!["git", "config", "--includes", "-z"];
             argv.extend(USERS.contains(&key).then_some("--global"));
@@ -299,8 +299,15 @@ impl Repository<'_> {
         }
         // Where git looks if nothing is set.
         let usual = self.host.home.join(".config/git/ignore");
-        if usual.is_file() {
-            self.users.entry("core.excludesfile".into()).or_insert(usual.display().to_string());
+        let ignored = self.users.remove("core.excludesfile").map(|path| self.top.join(path));
+        let ignored = ignored.unwrap_or(usual);
+        // A copy: the file itself may be one that a merge changes.
+        let read = ["timeout", "5", "head", "-c", "1000000", "--", text(&ignored)?];
+        let read = self.run(&read, At::Main).await?;
+        if read.exit == Some(Exit::Code(0)) && !read.out.is_empty() {
+            let mut copy = tempfile::NamedTempFile::new_in(self.host.cache()).map_err(wrong)?;
+            copy.write_all(read.out.as_bytes()).map_err(wrong)?;
+            self.ignored = Some(copy);
         }
         (self.settings, self.own) = (Some(settings), own);
         Ok(())
@@ -321,25 +328,29 @@ impl Repository<'_> {
         })?;
         let own = self.top.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let path = base.join(format!("{own}-{}", name.replace('/', "-")));
-        let linked = Linked {
+        let mut linked = Linked {
             branch: name.to_owned(),
+            id: String::new(),
             top: self.top.clone(),
             path: path.clone(),
             workspace: self.host.origin().to_owned(),
         };
+        // What an interrupted try has left, if it is nothing.
+        let _ = std::fs::remove_dir(&path);
         if path.symlink_metadata().is_ok() {
             let occupied = |why: String| WorktreeError::Occupied(path.clone(), own.clone(), why);
             if !path.symlink_metadata().is_ok_and(|facts| facts.is_dir()) {
                 return Err(occupied("it is no directory".into()));
             }
-            return match self.whole(&linked).await {
+            let known = async {
+                linked.id = self.id_of(&linked).await?;
+                self.whole(&linked).await
+            };
+            return match known.await {
                 Ok(_) => Ok(linked),
                 Err(WorktreeError::State(_, why)) => Err(occupied(why.into())),
                 Err(error) => Err(error),
             };
-        }
-        if linked.own().symlink_metadata().is_ok() {
-            return Err(WorktreeError::Gone(linked.own().display().to_string()));
         }
         let exists = self.commit_of(name).await.is_ok();
         if !exists && self.tip("HEAD").await?.is_none() {
@@ -350,7 +361,7 @@ impl Repository<'_> {
             path: path.clone(),
             error,
         })?;
-        let made = self.make(&linked, exists).await;
+        let made = self.make(&mut linked, exists).await;
         if made.is_err() {
             // Only if it is as empty as it was made.
             let _ = std::fs::remove_dir(&path);
@@ -358,7 +369,7 @@ impl Repository<'_> {
         made.map(|()| linked)
     }
 
-    async fn make(&self, linked: &Linked, exists: bool) -> Result<(), WorktreeError> {
+    async fn make(&self, linked: &mut Linked, exists: bool) -> Result<(), WorktreeError> {
         let path = text(&linked.path)?;
         let branch = linked.branch.as_str();
         let args: &[&str] = match exists {
@@ -366,11 +377,27 @@ impl Repository<'_> {
             false => &["worktree", "add", "--quiet", "--no-track", "-b", branch, path, "HEAD"],
         };
         self.git(args, At::Making(linked)).await?;
+        linked.id = self.id_of(linked).await?;
         if !exists {
             let name = format!("refs/heads/{branch}");
             self.git(&["update-ref", &linked.made(), &name], At::Main).await?;
         }
         self.whole(linked).await.map(drop)
+    }
+
+    /// The name under which the repository knows a worktree, as the worktree says it.
+    async fn id_of(&self, linked: &Linked) -> Result<String, WorktreeError> {
+        let file = linked.path.join(".git");
+        let script = "[ -f \"$1\" ] && [ ! -L \"$1\" ] && head -c 4096 \"$1\"; exit 0";
+        let argv = ["bash", "-c", script, "id", text(&file)?];
+        let said = self.checked(&argv, At::Left(&linked.path)).await?;
+        let before = format!("gitdir: {}/", text(&self.top.join(".git/worktrees"))?);
+        let id = said.trim_end_matches('\n').strip_prefix(&before).unwrap_or_default();
+        match id {
+            "" | "." | ".." => Err(linked.state("it is not tied to this repository")),
+            id if id.contains('/') => Err(linked.state("it is not tied to this repository")),
+            id => Ok(id.to_owned()),
+        }
     }
 
     /// Makes sure that a directory is a worktree of this repository, whole, and on its branch. Returns words on its
@@ -613,6 +640,13 @@ impl Repository<'_> {
             ];
             return self.git(&args, At::Main).await.map(drop);
         }
+        let busy = ["rebase-merge", "rebase-apply", "BISECT_START"];
+        if busy.iter().any(|name| self.top.join(".git").join(name).exists()) {
+            return Err(WorktreeError::State(
+                self.top.clone(),
+                "a rebase or a bisect is not finished in it",
+            ));
+        }
         let name = format!("refs/heads/{target}");
         let list = self.git(&["worktree", "list", "--porcelain", "-z"], At::Main).await?;
         let mut path = "";
@@ -656,17 +690,21 @@ impl Repository<'_> {
             move |error| WorktreeError::Directory { doing: "remove", path, error }
         };
         std::fs::rename(&linked.path, &aside).map_err(wrong(&linked.path))?;
-        self.git(&["worktree", "remove", "--force", text(&linked.path)?], At::Main).await?;
-        let made = linked.made();
-        if self.tip(&made).await?.is_some() {
-            let branch = format!("refs/heads/{}", linked.branch);
-            self.git(&["update-ref", "-d", &branch, &merged.tip], At::Main).await?;
-            self.git(&["update-ref", "-d", &made], At::Main).await?;
-        }
-        // In its cell the directory is a mount and cannot be removed, but emptied.
-        let empty = ["find", text(&aside)?, "-xdev", "-mindepth", "1", "-delete"];
-        self.checked(&empty, At::Left(&aside)).await?;
-        std::fs::remove_dir(&aside).map_err(wrong(&aside))
+        let rest = async {
+            self.git(&["worktree", "remove", "--force", text(&linked.path)?], At::Main).await?;
+            let made = linked.made();
+            if self.tip(&made).await?.is_some() {
+                let branch = format!("refs/heads/{}", linked.branch);
+                self.git(&["update-ref", "-d", &branch, &merged.tip], At::Main).await?;
+                self.git(&["update-ref", "-d", &made], At::Main).await?;
+            }
+            // In its cell the directory is a mount and cannot be removed, but emptied.
+            let empty = ["find", text(&aside)?, "-xdev", "-mindepth", "1", "-delete"];
+            self.checked(&empty, At::Left(&aside)).await?;
+            std::fs::remove_dir(&aside).map_err(wrong(&aside))
+        };
+        let rest: Result<(), WorktreeError> = rest.await;
+        rest.map_err(|error| WorktreeError::Left(aside.clone(), Box::new(error)))
     }
 
     /// Why a worktree is not to be removed: something in it is in no commit.
@@ -745,7 +783,7 @@ impl Repository<'_> {
             At::Left(path) => (GitView::Directory { path }, path, git.clone()),
         };
         let settings = self.settings.as_ref().map(tempfile::NamedTempFile::path);
-        let ignored = self.users.get("core.excludesfile").map(Path::new);
+        let ignored = self.ignored.as_ref().map(tempfile::NamedTempFile::path);
         let mut confinement =
             confine::git(&self.policy, &self.groups, self.host, view, settings, ignored)?;
         confinement.directory = directory.to_owned();
@@ -777,7 +815,8 @@ impl Repository<'_> {
         let users = self.users.iter().map(|(key, value)| (key.as_str(), value.as_str()));
         // A program; for a push only.
         let users = users.filter(|(key, _)| *key != "core.sshcommand");
-        let all: Vec<_> = users.chain(FIXED).collect();
+        let ignores = ignored.map(|_| ("core.excludesFile", confine::IGNORED));
+        let all: Vec<_> = users.chain(FIXED).chain(ignores).collect();
         set("GIT_CONFIG_COUNT", &all.len().to_string());
         for (number, (key, value)) in all.iter().enumerate() {
             set(&format!("GIT_CONFIG_KEY_{number}"), key);

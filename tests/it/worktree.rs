@@ -365,7 +365,7 @@ fn only_a_whole_worktree_of_this_repository_is_entered() {
     refused("z", "another commit or branch");
     git(&world, &here, &["worktree", "add", "-q", "-b", "gone", "../project-gone"]);
     std::fs::remove_dir_all(world.home().join("project-gone")).unwrap();
-    refused("gone", "git worktree prune");
+    refused("gone", "already registered");
     // A directory of the branch that is a link to anywhere, zerostack's own files included.
     world.write("sub/x", "x");
     git(&world, &here, &["add", "-A"]);
