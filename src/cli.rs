@@ -51,6 +51,9 @@ pub enum Command {
     },
     /// Look at MCP servers, and accept what they describe.
     Mcp {
+        /// A file with "mcpServers", as for a run.
+        #[arg(long, value_name = "FILE", global = true)]
+        mcp_config: Option<PathBuf>,
         #[command(subcommand)]
         command: Option<McpCommand>,
     },

@@ -241,11 +241,11 @@ impl Memory {
         })
     }
 
-    /// The lines with all of these words in them, letters of any case.
-    pub fn search(&self, words: &str) -> String {
+    /// The lines with all of these words in them, letters of any case, in files that `may` be looked into.
+    pub fn search(&self, words: &str, may: impl Fn(&str) -> bool) -> String {
         let words: Vec<String> = words.split_whitespace().map(str::to_lowercase).collect();
         let mut found = Vec::new();
-        for (name, _) in self.list() {
+        for (name, _) in self.list().into_iter().filter(|(name, _)| may(name)) {
             for (number, line) in self.read(&name).unwrap_or_default().lines().enumerate() {
                 let lower = line.to_lowercase();
                 if !words.is_empty() && words.iter().all(|word| lower.contains(word.as_str())) {
@@ -406,7 +406,8 @@ mod tests {
         let error = memory.write("MEMORY.md", "x", Some("s"), None).unwrap_err();
         assert!(matches!(error, MemoryError::Unclear(_, 4..)), "{error}");
         memory.write("notes/build.md", "make is slow", None, None).unwrap();
-        assert_eq!(memory.search("SLOW make"), "notes/build.md:1: make is slow");
+        assert_eq!(memory.search("SLOW make", |_| true), "notes/build.md:1: make is slow");
+        assert_eq!(memory.search("slow", |name| name != "notes/build.md"), "nothing was found");
         assert!(memory.told().contains(&("notes".into(), "notes/build.md".into())));
         memory.forget("notes/build.md").unwrap();
         assert!(matches!(memory.read("notes/build.md"), Err(MemoryError::Absent(_))));

@@ -85,7 +85,7 @@ async fn headless(launcher: Launcher, flags: RunFlags) -> Result<u8, Report> {
     let mut interrupted = std::pin::pin!(self::interrupted()?);
     let (words, done) = tokio::select! {
         biased;
-        ended = worktree::finish(&session.inner, &flags.worktree, code == 0) => ended,
+        ended = worktree::finish(&session.inner, &flags.worktree, session.push, code == 0) => ended,
         () = &mut interrupted => ("interrupted; look at the worktree with git".to_owned(), false),
     };
     if !words.is_empty() {

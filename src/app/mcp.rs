@@ -90,9 +90,17 @@ fn without_null(value: &mut serde_json::Value) {
 }
 
 /// `zerostack mcp`.
-pub fn run(launcher: Launcher, command: Option<McpCommand>) -> Result<u8, Report> {
+pub fn run(
+    launcher: Launcher,
+    file: Option<&Path>,
+    command: Option<McpCommand>,
+) -> Result<u8, Report> {
     let mut host = start::host(&[])?;
-    let config = start::user_settings(&host)?.config;
+    let mut config = start::user_settings(&host)?.config;
+    if let Some(file) = file {
+        let table = Config::deserialize(from_file(file)?).map_err(Report::usage)?;
+        config.mcp_servers.extend(table.mcp_servers);
+    }
     let servers = Servers::new(host.mcp_file(), named(&config, &host)?);
     if servers.is_empty() {
         say!("There are no MCP servers. In {}/config.toml:", host.configuration().display());

@@ -66,7 +66,9 @@ fn dispatch(mut cli: Cli) -> Result<u8, Report> {
         }
         Some(Command::Sessions { command }) => sessions::run(launcher, command),
         Some(Command::Config { command }) => settings::run(command),
-        Some(Command::Mcp { command }) => mcp::run(launcher()?, command),
+        Some(Command::Mcp { mcp_config, command }) => {
+            mcp::run(launcher()?, mcp_config.as_deref(), command)
+        }
         Some(Command::Trust { remove }) => settings::trust(launcher()?, remove),
         Some(Command::Sandbox(flags)) => sandbox::run(launcher()?, &flags),
         Some(Command::Doctor { json }) => doctor::run(launcher(), json),

@@ -11,7 +11,7 @@ use super::start;
 use crate::cli::{ModeFlags, RuleFlags};
 use crate::policy::{Action, Call, Decision, Groups, Mode, Policy, Rule, Subject, analyse};
 use crate::report::Report;
-use crate::supervisor::{Cells, Host, Rights, command, command_rights, file_worker};
+use crate::supervisor::{Cells, Host, PREFIX, Rights, command, command_rights, file_worker};
 use crate::ui::text;
 
 pub fn show(launcher: Launcher, mode: Option<Mode>, json: bool) -> Result<u8, Report> {
@@ -51,6 +51,7 @@ pub fn explain(call: &str, mode: &ModeFlags, rules: &RuleFlags) -> Result<u8, Re
     let subject = match tool {
         "bash" => Subject::Command(what.to_owned()),
         "todo_write" | "task" | "jobs" => Subject::Nothing,
+        server if server.starts_with(PREFIX) => Subject::Nothing,
         memory if memory.starts_with("memory_") => match what {
             "" => Subject::Nothing,
             name => Subject::Name(name.to_owned()),

@@ -44,6 +44,8 @@ pub struct Prepared {
     pub prompts: Vec<(String, String)>,
     /// What the user should know of its servers.
     pub told: Vec<String>,
+    /// What is merged is pushed.
+    pub push: bool,
 }
 
 /// A session on its way: where it works, and what is known of the project.
@@ -298,7 +300,14 @@ impl Plan {
             tasks: Semaphore::new(TASKS_AT_ONCE),
         };
         let (provider, context) = (model.provider, self.context);
-        Ok(Prepared { inner, provider, context, prompts: self.prompts, told })
+        Ok(Prepared {
+            inner,
+            provider,
+            context,
+            prompts: self.prompts,
+            told,
+            push: config.push == Some(true),
+        })
     }
 }
 
@@ -436,14 +445,17 @@ fn schema(tool: Definition) -> ToolSchema {
 
 /// What of the memory the model is told, where it may look without a question.
 fn remembered(memory: Option<&Memory>, judge: &Judge) -> Vec<ContextFile> {
-    let call = Call { tool: "memory_read".into(), subject: Subject::Nothing };
     let Some(memory) = memory else { return Vec::new() };
-    let Decision::Allow { .. } = judge.decide(&call) else { return Vec::new() };
+    let may = |(name, _): &(String, String)| {
+        let subject = Subject::Name(name.clone());
+        let call = Call { tool: "memory_read".into(), subject };
+        matches!(judge.decide(&call), Decision::Allow { .. })
+    };
     let file = |(name, text)| {
         let path = Path::new("memory").join::<String>(name);
         ContextFile { path, text, standing: Standing::Memory }
     };
-    memory.told().into_iter().map(file).collect()
+    memory.told().into_iter().filter(may).map(file).collect()
 }
 
 /// The context files that may be read without a question, and the user's own.

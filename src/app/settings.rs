@@ -51,11 +51,14 @@ fn print(resolved: &Resolved) {
         // Whatever may hold a secret is not shown: headers, bodies, the words of a helper, and names or
         // passwords in an address.
         let parts: Vec<&str> = key.split('.').collect();
-        let secret = parts.iter().any(|part| {
-            matches!(*part, "headers" | "extra_body" | "env")
-                || (*part == "command" && !key.starts_with("mcp_servers."))
-        }) || (key.ends_with("base_url")
-            && value.as_str().is_some_and(|url| url.contains('@')));
+        let hidden = |part: &&str| match *part {
+            "headers" | "extra_body" | "env" | "args" => true,
+            // Of a server it is a program, of a key a helper with its words.
+            "command" => !key.starts_with("mcp_servers."),
+            _ => false,
+        };
+        let address = value.as_str().is_some_and(|url| url.contains(['@', '?']));
+        let secret = parts.iter().any(hidden) || (key.ends_with("url") && address);
         let shown = if secret { "(not shown)".to_owned() } else { value.to_string() };
         say!(
             "{} = {}  # {}",

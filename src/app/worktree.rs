@@ -50,8 +50,6 @@ pub async fn enter(
 /// What was merged. As long as it is there, no other zerostack merges in the repository.
 pub struct Turn {
     pub merged: Merged,
-    /// What became of the remote, in words.
-    pushed: String,
     _lock: Flock<File>,
 }
 
@@ -65,7 +63,6 @@ pub async fn merge(
     title: &str,
     unasked: bool,
 ) -> Result<Turn, Report> {
-    let push = start::user_settings(host)?.config.push == Some(true);
     let title = text::line(title, 72);
     let title = match title.trim() {
         "" => format!("Work in {}", linked.branch),
@@ -83,19 +80,23 @@ pub async fn merge(
         let _lock = repository.turn().await?;
         repository.commit(linked, &title).await?;
         let merged = repository.merge(linked, &target, &title).await?;
-        let pushed = match repository.remote_of(&target) {
-            None => String::new(),
-            Some(remote) if !push => {
-                format!("; not pushed to {} (push = true in config.toml would)", remote.shown())
-            }
-            Some(remote) => match repository.push(&merged, &remote).await {
-                Ok(()) => format!("; pushed to {}", remote.shown()),
-                Err(why) => format!("; not pushed to {}: {why}", remote.shown()),
-            },
-        };
-        Ok(Turn { merged, pushed, _lock })
+        Ok(Turn { merged, _lock })
     };
     merging.await.map_err(report)
+}
+
+/// Pushes what was merged, if the user wants that. What became of it, in words; nothing without a remote.
+pub async fn push(cells: &Cells, host: &Host, turn: &Turn, wanted: bool) -> Result<String, Report> {
+    let repository = Repository::of(cells, host).await.map_err(report)?;
+    let Some(remote) = repository.remote_of(&turn.merged.target) else { return Ok(String::new()) };
+    let to = remote.shown();
+    if !wanted {
+        return Ok(format!("not pushed to {to} (push = true in config.toml would)"));
+    }
+    Ok(match repository.push(&turn.merged, &remote).await {
+        Ok(()) => format!("pushed to {to}"),
+        Err(why) => format!("not pushed to {to}: {why}"),
+    })
 }
 
 /// Removes a worktree after its work was merged.
@@ -125,20 +126,26 @@ pub fn title(session: &Session) -> String {
 
 /// What a merge did, in words.
 pub fn words(linked: &Linked, turn: &Turn) -> String {
-    let Turn { merged, pushed, .. } = turn;
+    let merged = &turn.merged;
     let (branch, target) = (&linked.branch, &merged.target);
     let commit = merged.commit.get(..10).unwrap_or(&merged.commit);
-    let what = match merged.how {
+    match merged.how {
         How::Nothing => format!("{target} has everything of {branch} already"),
         How::FastForward => format!("{target} is moved forward to {branch}, {commit}"),
         How::Squash => format!("{branch} is one commit in {target}, {commit}"),
-    };
-    format!("{what}{pushed}")
+    }
 }
 
 /// At the end of a run in a worktree: brings its work back if that is to happen by itself and the run went
 /// well. What is to be said, and whether all is done.
-pub async fn finish(session: &Session, flags: &WorktreeFlags, well: bool) -> (String, bool) {
+pub async fn finish(
+    session: &Session,
+    flags: &WorktreeFlags,
+    push_wanted: bool,
+    well: bool,
+) -> (String, bool) {
+    // What still runs could write while it is merged.
+    session.broker.end_all();
     let (cells, host) = (session.broker.cells(), session.broker.host());
     let Some(linked) = &host.linked else { return (String::new(), true) };
     let kept = format!("the work is in {} on branch {}", linked.path.display(), linked.branch);
@@ -152,7 +159,12 @@ pub async fn finish(session: &Session, flags: &WorktreeFlags, well: bool) -> (St
         Ok(turn) => turn,
         Err(report) => return (format!("{}; {kept}", report.message), false),
     };
-    let words = words(linked, &turn);
+    let mut words = words(linked, &turn);
+    match push(cells, host, &turn, push_wanted).await {
+        Ok(pushed) if pushed.is_empty() => {}
+        Ok(pushed) => words.push_str(&format!("; {pushed}")),
+        Err(report) => words.push_str(&format!("; not pushed: {}", report.message)),
+    }
     match remove(cells, host, linked, &turn, flags.wt_force).await {
         Ok(()) => {
             session.record.set(|state| state.worktree = None);

@@ -79,9 +79,18 @@ impl Rule {
         if tool.starts_with("mcp__") && pattern != "**" {
             return Err(RuleError::Server(text.to_owned()));
         }
+        let memory = tool.starts_with("memory_");
+        // As the files are called: their ending may be left out, as it may in a call.
+        let pattern = match pattern {
+            "memory" if memory => "MEMORY.md".to_owned(),
+            name if memory && !name.ends_with(".md") && !name.ends_with('*') => {
+                format!("{name}.md")
+            }
+            other => other.to_owned(),
+        };
         let mut globs = Vec::new();
-        if tool != "bash" && pattern != "**" {
-            let absolute = absolute(pattern, workspace);
+        if tool != "bash" && !memory && pattern != "**" {
+            let absolute = absolute(&pattern, workspace);
             // What is denied of a directory is denied of everything in it; what is allowed is not.
             let below = (action != Action::Allow).then(|| format!("{absolute}/**"));
             for glob in std::iter::once(absolute).chain(below) {
@@ -92,7 +101,7 @@ impl Rule {
                 globs.push(glob.compile_matcher());
             }
         }
-        Ok(Rule { action, tool, pattern: pattern.to_owned(), globs })
+        Ok(Rule { action, tool, pattern, globs })
     }
 
     /// Whether the rule is about `call`. For a command: about the whole text or, unless the rule

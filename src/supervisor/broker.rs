@@ -211,6 +211,17 @@ impl Broker {
         None
     }
 
+    /// Ends background commands and servers.
+    pub fn end_all(&self) {
+        self.jobs.stop_all();
+        self.options.servers.stop_all();
+    }
+
+    /// How many background commands have not ended.
+    pub fn running_jobs(&self) -> usize {
+        self.jobs.running()
+    }
+
     /// The background commands, or one of them with the end of its output; ends it, if that is wanted.
     pub async fn jobs(&self, id: Option<u64>, stop: bool) -> Result<String, String> {
         match id {

@@ -67,6 +67,11 @@ impl Jobs {
         self.0.borrow().iter().filter(|job| job.running.is_some()).count()
     }
 
+    /// Ends all of them.
+    pub fn stop_all(&self) {
+        self.0.borrow_mut().iter_mut().for_each(Job::stop);
+    }
+
     /// Takes over a started command that writes into a pipe; returns its number. A thread reads it all
     /// the time, so that the command never waits, and keeps no more than is ever shown.
     pub fn add(&self, command: String, running: Running, mut pipe: File) -> usize {

@@ -109,9 +109,11 @@ struct Server {
     /// Why it could not be started, or how it ended.
     problem: RefCell<Option<String>>,
     /// The end of what it wrote to its standard error.
-    errors: Arc<Mutex<Tail>>,
+    errors: RefCell<Arc<Mutex<Tail>>>,
     /// Something was accepted of it, be it that it offers nothing.
     known: Cell<bool>,
+    /// It was tried to learn of it what it offers.
+    tried: Cell<bool>,
     /// It was compared with what was accepted since it was started.
     compared: Cell<bool>,
     /// One start at a time.
@@ -250,12 +252,17 @@ impl Servers {
 
     /// Those of which nothing is known yet.
     fn fresh(&self) -> impl Iterator<Item = &Server> {
-        self.all.iter().filter(|server| !server.known.get())
+        self.all.iter().filter(|server| !server.known.get() && !server.tried.get())
     }
 
-    /// Leaves out those that `tried` could not meet: they would be waited for again.
-    pub fn without_failed(&mut self, tried: &Servers) {
-        self.all.retain(|server| server.known.get() || tried.find(&server.named.name).is_err());
+    /// Does not wait again for those that were tried before.
+    pub fn tried_by(&self, before: &Servers) {
+        for server in &self.all {
+            if let Ok(other) = before.find(&server.named.name) {
+                server.tried.set(true);
+                server.problem.replace(other.problem.borrow().clone());
+            }
+        }
     }
 
     /// Ends all of them.
@@ -263,7 +270,7 @@ impl Servers {
         self.all.iter().for_each(|server| drop(server.live.take()));
     }
 
-    /// Their names.
+    /// The names of new ones.
     pub fn fresh_names(&self) -> impl Iterator<Item = &str> {
         self.fresh().map(|server| server.named.name.as_str())
     }
@@ -312,12 +319,13 @@ impl Servers {
 
     /// Keeps what a server describes as what is accepted.
     fn keep(&self, server: &Server) -> Result<Vec<String>, ServerError> {
-        if let Some(tools) = server.differs.borrow_mut().take() {
-            server.accepted.replace(tools);
-        }
-        let tools = server.accepted.borrow().clone();
-        let names = tools.iter().map(|tool| plain(&tool.name)).collect();
-        self.store(server, |offer| offer.tools = tools)?;
+        let now = server.differs.borrow().clone();
+        let tools = now.unwrap_or_else(|| server.accepted.borrow().clone());
+        self.store(server, |offer| offer.tools.clone_from(&tools))?;
+        let fits = |tool: &&Tool| offered_name(&server.named.name, &tool.name).len() <= NAME_LIMIT;
+        let names = tools.iter().filter(fits).map(|tool| plain(&tool.name)).collect();
+        server.accepted.replace(tools);
+        server.differs.take();
         server.known.set(true);
         Ok(names)
     }
@@ -361,6 +369,8 @@ impl Servers {
                 server.compared.set(other.compared.get());
                 server.known.set(other.known.get());
                 server.differs.swap(&other.differs);
+                // It goes on being written by whoever listens to the server.
+                server.errors.swap(&other.errors);
             }
         }
     }
@@ -404,7 +414,7 @@ impl Servers {
                 "the network, files besides the workspace and the server's own paths".into()
             }
             Place::Address { url, .. } => {
-                format!("anything on this machine: the arguments go to {url}")
+                format!("anything on this machine: the arguments go to {}", shown(url))
             }
         })
     }
@@ -472,8 +482,9 @@ impl Server {
             differs: RefCell::default(),
             live: RefCell::default(),
             problem: RefCell::default(),
-            errors: Arc::default(),
+            errors: RefCell::default(),
             known: Cell::new(known),
+            tried: Cell::new(false),
             compared: Cell::new(false),
             starting: tokio::sync::Mutex::new(()),
         }
@@ -488,19 +499,26 @@ impl Server {
             None => {
                 let live = timeout(START_LIMIT, self.begin(starting)).await;
                 let late = |_| {
-                    let words = "it was not ready in 20 s; a cell has no network, so what it would fetch must be there";
-                    Err(format!("{words}{}", self.last_words()))
+                    let why = match &self.named.place {
+                        Place::Program { .. } => {
+                            "; a cell has no network, so what it would fetch must be there"
+                        }
+                        Place::Address { .. } => "",
+                    };
+                    Err(format!("it was not ready in 20 s{why}{}", self.last_words()))
                 };
                 let live = live.unwrap_or_else(late);
                 let live = live.map_err(|why| self.failed(&why))?;
                 self.compared.set(false);
                 let live = Rc::new(live);
                 self.live.replace(Some(Rc::clone(&live)));
-                self.problem.take();
                 live
             }
         };
-        if live.connection.changed() || !self.compared.get() {
+        if live.connection.changed() {
+            self.compared.set(false);
+        }
+        if !self.compared.get() {
             let tools = timeout(START_LIMIT, live.connection.tools()).await;
             let tools = tools.map_err(|_| self.failed("it does not say which tools it has"))?;
             let tools =
@@ -509,6 +527,7 @@ impl Server {
             self.differs.replace((!same).then_some(tools));
             self.compared.set(true);
         }
+        self.problem.take();
         Ok(live)
     }
 
@@ -529,9 +548,10 @@ impl Server {
                     confinement.environment.retain(|(known, _)| known != name);
                     confinement.environment.push((name.clone(), value));
                 }
+                let errors = Arc::clone(&self.errors.borrow());
                 let argv = argv.iter().map(|word| word.clone().into_bytes()).collect();
                 let Started { cell, output, input, listening } =
-                    in_cell(cells, &confinement, argv, Arc::clone(&self.errors))
+                    in_cell(cells, &confinement, argv, errors)
                         .await
                         .map_err(|error| words(&error))?;
                 match Connection::over_pipes(output, input).await {
@@ -559,7 +579,7 @@ impl Server {
 
     /// What it said last on its standard error.
     fn last_words(&self) -> String {
-        let text = self.errors.lock().map(|tail| tail.text()).unwrap_or_default();
+        let text = self.errors.borrow().lock().map(|tail| tail.text()).unwrap_or_default();
         match text.trim().lines().last() {
             Some(line) => format!(": {line}"),
             None => String::new(),
@@ -575,7 +595,7 @@ impl Server {
     fn summary(&self) -> String {
         let place = match &self.named.place {
             Place::Program { argv, .. } => argv.join(" "),
-            Place::Address { url, .. } => url.clone(),
+            Place::Address { url, .. } => shown(url),
         };
         let count = self.accepted.borrow().len();
         let differs = self.differs.borrow().is_some();
@@ -610,7 +630,7 @@ impl Server {
                 crate::tools::diff("tools", &listing(&accepted), &listing(now))
             ));
         }
-        let errors = self.errors.lock().map(|tail| tail.text()).unwrap_or_default();
+        let errors = self.errors.borrow().lock().map(|tail| tail.text()).unwrap_or_default();
         if !errors.trim().is_empty() {
             words.push_str(&format!("\n\nThe end of its standard error:\n{}", errors.trim()));
         }
@@ -653,6 +673,19 @@ fn lock(file: &Path) -> std::io::Result<Flock<File>> {
     let mut options = File::options();
     let lock = options.create(true).append(true).open(file.with_extension("lock"))?;
     Flock::lock(lock, FlockArg::LockExclusive).map_err(|(_, errno)| errno.into())
+}
+
+/// An address without what may be a secret in it.
+fn shown(url: &str) -> String {
+    let url = url.split(['?', '#']).next().unwrap_or_default();
+    match url.split_once("://") {
+        Some((scheme, rest)) => {
+            let host = rest.split('/').next().unwrap_or_default();
+            let user = host.rfind('@').map_or(0, |at| at + 1);
+            format!("{scheme}://{}", &rest[user..])
+        }
+        None => url.to_owned(),
+    }
 }
 
 /// A name of a stranger's, for a line.

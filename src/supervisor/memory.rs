@@ -5,7 +5,7 @@ use super::broker::{Broker, arguments, error};
 use crate::agent::{ToolResult, ToolStatus};
 use crate::memory::Memory;
 use crate::model::ToolCall;
-use crate::policy::Subject;
+use crate::policy::{Decision, Subject};
 use crate::tools::{self, MemoryRead, MemorySearch, MemoryWrite};
 
 impl Broker {
@@ -64,7 +64,15 @@ impl Broker {
                     files.iter().map(line).collect::<Vec<_>>().join("\n")
                 }
             }),
-            _ => Ok(memory.search(&arguments::<MemorySearch>(call)?.words)),
+            _ => {
+                // What may not be read, or not without a question, is not found either.
+                let may = |name: &str| {
+                    let read = ToolCall { name: "memory_read".into(), ..call.clone() };
+                    let decision = self.decide(&read, &Subject::Name(name.to_owned()));
+                    matches!(decision, Decision::Allow { .. } | Decision::Grant { .. })
+                };
+                Ok(memory.search(&arguments::<MemorySearch>(call)?.words, may))
+            }
         }
     }
 }

@@ -29,6 +29,7 @@ while IFS= read -r line; do
     *'"tools/call"'*)
       run=$(sed -n 's/.*"run":"\([^"]*\)".*/\1/p' <<<"$line")
       [ "$run" = other ] && other
+      [ "$run" = huge ] && { head -c 20000000 /dev/zero | tr '\0' x; echo; } >&5 && continue
       [ "$run" = flood ] && yes '{"jsonrpc":"2.0","id":"x","method":"ping"}' | head -n 300000 >&5
       out=$(eval "$run" 2>&1 | head -c 4000)
       out=$(printf %s "$out" | tr '"\\\n\t' "'/| ")
@@ -179,7 +180,8 @@ fn a_server_that_misbehaves_harms_nobody() {
         does("a", "kill $PPID $$"),
         does("b", "echo again"),
         does("f", "flood"),
-        does("c", "head -c 20000000 /dev/zero | tr '/0' x; echo"),
+        does("c", "huge"),
+        does("d", "echo after all"),
         Reply::text("Done."),
     ]);
     world.ask(&server, "go").args(&ALLOW).run().exits(0);
@@ -191,6 +193,10 @@ fn a_server_that_misbehaves_harms_nobody() {
         last.result("a")
     );
     assert_eq!(last.result("b"), "again");
+    // A server that floods is listened to as far as it listens; what is too large is no answer.
+    assert!(!last.result("f").is_empty());
+    assert!(last.result("c").contains("or with more than 8 MiB"), "{}", last.result("c"));
+    assert_eq!(last.result("d"), "after all");
     // Tools that are named like others, have no schema, are endless, or too many.
     let all: Vec<Value> = (0..2000)
         .map(|n| json!({"name": format!("t{n}"), "inputSchema": {"type": "object"}}))
@@ -340,6 +346,12 @@ fn a_server_does_not_outlive_the_mode_it_was_started_under() {
     terminal.send("/review it\r");
     terminal.wait_for("readonly");
     server.wait_for_requests(3);
+    for _ in 0..100 {
+        if !runs() {
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
     assert!(!runs());
     terminal.send("\x1b");
     terminal.wait_for("interrupted");
@@ -371,6 +383,8 @@ fn settings_that_make_no_sense_are_told() {
     let output = world.ask(&server, "go").args(&["--mcp-config", "servers.json"]).run().exits(0);
     server.finish();
     assert!(output.stderr.contains("what `paths` names"), "{}", output.stderr);
+    let shown = world.zerostack(&["mcp", "--mcp-config", "servers.json"]).run().exits(0);
+    assert!(shown.stdout.contains("gone (no-such-program)"), "{}", shown.stdout);
     for (text, words) in [("{}", "no table \"mcpServers\""), ("{", "EOF")] {
         world.write("servers.json", text);
         let output =

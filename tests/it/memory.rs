@@ -99,6 +99,26 @@ fn nobody_there_means_no_and_a_rule_means_yes() {
 }
 
 #[test]
+fn what_is_denied_of_it_is_neither_told_nor_found() {
+    let world = World::new(Account::Current);
+    world.write(&format!("../{FILES}/MEMORY.md"), "secret plan\n");
+    for rule in ["memory_read(MEMORY.md)", "memory_read(memory)", "memory_read"] {
+        let server = ModelServer::start(vec![
+            Reply::calls(&[
+                ("r", "memory_read", json!({"file": "memory"})),
+                ("s", "memory_search", json!({"words": "secret"})),
+            ]),
+            Reply::text("Done."),
+        ]);
+        world.ask(&server, "go").args(&["--deny", rule]).run().exits(0);
+        let told = server.finish();
+        assert!(!told[1].text.contains("secret plan"), "{rule}: {}", told[1].text);
+        assert!(told[1].result("r").contains("denied"), "{rule}");
+        assert!(told[1].result("s").contains("nothing was found"), "{rule}");
+    }
+}
+
+#[test]
 fn no_cell_reaches_it_and_it_can_be_switched_off() {
     for account in accounts() {
         let world = World::new(account);

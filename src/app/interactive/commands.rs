@@ -516,8 +516,8 @@ impl Ui {
             Err(report) => return Err((Some(Box::new(session)), report)),
             Ok(saved) => saved,
         };
-        let mut plan = plan;
-        plan.servers.without_failed(session.inner.broker.servers());
+        // Servers that could not be met when the session began are not waited for again.
+        plan.servers.tried_by(session.inner.broker.servers());
         let Prepared { inner, provider, context, prompts, .. } = session;
         let Session { broker, record, earlier, backend, settings, recorder, .. } = inner;
         let (cells, seen, given) = broker.dissolve();

@@ -14,7 +14,9 @@ impl Ui {
         let (verb, rest) = arguments.split_once(' ').unwrap_or((arguments, ""));
         let outcome = match (verb, rest.trim()) {
             ("", _) => Ok(Said::Page(listed(memory))),
-            ("search", words) if !words.is_empty() => Ok(Said::Page(memory.search(words))),
+            ("search", words) if !words.is_empty() => {
+                Ok(Said::Page(memory.search(words, |_| true)))
+            }
             ("remember", text) if !text.is_empty() => {
                 let written = memory.write("MEMORY.md", text, None, None);
                 written.map(|_| Said::Notice("remembered in MEMORY.md, for later sessions".into()))

@@ -103,7 +103,7 @@ async fn interactive(launcher: Launcher, mut flags: RunFlags) -> Result<(), Repo
     let flags = ui.flags.worktree.clone();
     // What is said now is for the terminal as it was before.
     drop(ui);
-    let (words, done) = merging::finish(&session.inner, &flags, asked).await;
+    let (words, done) = merging::finish(&session.inner, &flags, session.push, asked).await;
     if !words.is_empty() {
         eprintln!("zerostack: {}", text::clean(&words));
     }

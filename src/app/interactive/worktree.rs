@@ -67,17 +67,19 @@ impl Ui {
         let broker = &session.inner.broker;
         let base = self.flags.worktree.wt_base_dir.clone();
         let entered = worktree::enter(broker.cells(), broker.host(), name, base.as_deref());
-        let entered = self.patiently("git makes the worktree … (Esc stops it)", entered).await?;
+        let entered =
+            self.patiently("git makes the worktree … (Esc stops it)", true, entered).await?;
         Ok(entered.map(|host| {
             let words = format!("the session works in {} now", host.workspace.display());
             (host, words)
         }))
     }
 
-    /// Waits for git; a key of the user's can end that, and so the cell that it runs in.
+    /// Waits for git. Where that does no harm, a key of the user's ends it, and the cell that it runs in.
     async fn patiently<T>(
         &mut self,
         words: &str,
+        may_stop: bool,
         work: impl Future<Output = Result<T, Report>>,
     ) -> std::io::Result<Result<T, Report>> {
         self.state.hint(words);
@@ -87,7 +89,7 @@ impl Ui {
             tokio::select! {
                 ended = &mut work => break ended,
                 input = self.keys.next() => match input.transpose()? {
-                    Some(Input::Key(key)) if stops(&key) => break Err(Report::error("stopped")),
+                    Some(Input::Key(key)) if may_stop && stops(&key) => break Err(Report::error("stopped")),
                     None => break Err(Report::error("the terminal is gone")),
                     Some(Input::Resize(..)) => {
                         self.state.resized();
@@ -127,6 +129,12 @@ impl Ui {
         linked: &Linked,
         target: &str,
     ) -> std::io::Result<Prepared> {
+        if session.inner.broker.running_jobs() > 0 {
+            let words = "background commands could write while it is merged";
+            self.refuse(&Report::usage(words).hint("/jobs lists them, /jobs stop N ends one"));
+            return Ok(session);
+        }
+        session.inner.broker.servers().stop_all();
         let merging = async {
             let broker = &session.inner.broker;
             let target = Some(target).filter(|target| !target.is_empty());
@@ -135,7 +143,8 @@ impl Ui {
             let turn = worktree::merge(cells, host, linked, target, &title, false).await?;
             Ok::<_, Report>((host.returned().map_err(Report::error)?, turn))
         };
-        let merged = self.patiently("git merges … (Esc stops it)", merging).await?;
+        // Not to be stopped: whether the branch has moved already could not be told.
+        let merged = self.patiently("git merges …", false, merging).await?;
         let (home, turn) = match merged {
             Ok(merged) => merged,
             Err(report) => {
@@ -143,8 +152,16 @@ impl Ui {
                 return Ok(session);
             }
         };
+        self.state.notice(&worktree::words(linked, &turn));
+        let broker = &session.inner.broker;
+        let pushing = worktree::push(broker.cells(), broker.host(), &turn, session.push);
+        match self.patiently("git pushes … (Esc stops it)", true, pushing).await? {
+            Ok(words) if words.is_empty() => {}
+            Ok(words) => self.state.notice(&words),
+            Err(report) => self.state.notice(&format!("not pushed: {}", report.message)),
+        }
         let wanted = home.workspace.clone();
-        let words = worktree::words(linked, &turn);
+        let words = format!("back in {}", wanted.display());
         let session = self.go_to(session, home, &words).await?;
         let broker = &session.inner.broker;
         if broker.host().workspace != wanted {
@@ -152,12 +169,9 @@ impl Ui {
         }
         let force = self.flags.worktree.wt_force;
         let removing = worktree::remove(broker.cells(), broker.host(), linked, &turn, force);
-        match self.patiently("git removes the worktree …", removing).await? {
+        match self.patiently("git removes the worktree …", false, removing).await? {
             Ok(()) => self.state.notice("the worktree and its branch are removed"),
-            Err(report) => {
-                self.refuse(&report);
-                self.state.notice(&format!("{} is still there", linked.path.display()));
-            }
+            Err(report) => self.refuse(&report),
         }
         Ok(session)
     }
