@@ -14,7 +14,7 @@ use serde::Deserialize;
 use tokio::sync::Mutex;
 use zerostack_sandbox::{Confinement, Enforced, Exit, StartError};
 
-use super::cells::{Cells, CommandRequest, FileWorker};
+use super::cells::{Cells, CommandRequest, FileWorker, new_pipe};
 use super::confine::{self, Extra, Rights};
 use super::host::Host;
 use super::jobs::Jobs;
@@ -482,10 +482,9 @@ impl Broker {
         if !self.jobs.has_room() {
             return error("Too many background commands are running; stop one first.".into());
         }
-        let pipe = nix::unistd::pipe2(OFlag::O_CLOEXEC);
-        let (output, input) = match pipe {
+        let (output, input) = match new_pipe() {
             Ok(ends) => ends,
-            Err(errno) => return error(format!("There is no pipe for its output: {errno}")),
+            Err(failure) => return error(format!("There is no pipe for its output: {failure}")),
         };
         match self.cells.begin(confinement, argv, input.as_fd()).await {
             Err(failure) => error(format!("The command was not started: {failure}")),

@@ -137,8 +137,7 @@ impl Cells {
         request: CommandRequest,
         mut capture: Capture<'_>,
     ) -> Result<CommandEnd, StartError> {
-        let (output, input) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)
-            .map_err(|errno| ChannelError::Os(errno.into()))?;
+        let (output, input) = new_pipe()?;
         let running = self.begin(&request.confinement, request.argv, input.as_fd()).await?;
         drop(input);
         self.prepare(&request.confinement);
@@ -164,11 +163,7 @@ impl Cells {
         argv: Vec<Vec<u8>>,
         limit: Duration,
     ) -> Result<Printed, StartError> {
-        let pipe = || {
-            nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)
-                .map_err(|errno| ChannelError::Os(errno.into()))
-        };
-        let ((out, out_end), (errors, errors_end)) = (pipe()?, pipe()?);
+        let ((out, out_end), (errors, errors_end)) = (new_pipe()?, new_pipe()?);
         let running = self.start(confinement, &Program::Command).await?;
         running.cell.run(argv, Stdio::Output, &[out_end.as_fd(), errors_end.as_fd()])?;
         drop((out_end, errors_end));
@@ -201,6 +196,11 @@ async fn fill(capture: &mut Capture<'_>, mut from: pipe::Receiver) {
     while let Ok(length @ 1..) = from.read(&mut buffer).await {
         capture.add(&buffer[..length]);
     }
+}
+
+/// The two ends of a pipe: to read, and to write.
+pub(super) fn new_pipe() -> Result<(OwnedFd, OwnedFd), ChannelError> {
+    nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).map_err(|errno| ChannelError::Os(errno.into()))
 }
 
 async fn read_all(from: OwnedFd) -> String {

@@ -6,8 +6,8 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Write;
-use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::PermissionsExt;
+use std::os::fd::AsFd;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
@@ -22,7 +22,7 @@ use tokio::time::timeout;
 use zerostack_sandbox::{ChannelError, Confinement, Program, StartError};
 
 use super::broker::{Broker, error};
-use super::cells::{Cells, Running};
+use super::cells::{Cells, Running, new_pipe};
 use super::host::Host;
 use super::jobs::Tail;
 use super::outputs::Capture;
@@ -671,7 +671,7 @@ impl Accepted {
 fn lock(file: &Path) -> std::io::Result<Flock<File>> {
     std::fs::create_dir_all(file.parent().unwrap_or(Path::new("/")))?;
     let mut options = File::options();
-    let lock = options.create(true).append(true).open(file.with_extension("lock"))?;
+    let lock = options.create(true).append(true).mode(0o600).open(file.with_extension("lock"))?;
     Flock::lock(lock, FlockArg::LockExclusive).map_err(|(_, errno)| errno.into())
 }
 
@@ -731,13 +731,9 @@ async fn in_cell(
     argv: Vec<Vec<u8>>,
     errors: Arc<Mutex<Tail>>,
 ) -> Result<Started, StartError> {
-    let pipe = || {
-        nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)
-            .map_err(|errno| ChannelError::Os(errno.into()))
-    };
-    let (its_input, input): (OwnedFd, OwnedFd) = pipe()?;
-    let (output, its_output) = pipe()?;
-    let (said, its_errors) = pipe()?;
+    let (its_input, input) = new_pipe()?;
+    let (output, its_output) = new_pipe()?;
+    let (said, its_errors) = new_pipe()?;
     let cell = cells.start(confinement, &Program::Command).await?;
     let ends = [its_input.as_fd(), its_output.as_fd(), its_errors.as_fd()];
     cell.run(argv, &ends)?;

@@ -407,7 +407,6 @@ fn deepest(error: &reqwest::Error) -> String {
     deepest.to_string()
 }
 
-/// TLS by ring, with the system's roots, or Mozilla's where the system has none.
 /// A client for one server, which is on this machine or not.
 fn builder(encrypted: bool, local: bool) -> Result<reqwest::ClientBuilder, ModelError> {
     let client = reqwest::Client::builder()
@@ -426,6 +425,7 @@ pub(super) fn client(url: &str) -> Result<reqwest::Client, String> {
     builder.build().map_err(|error| error.to_string())
 }
 
+/// TLS by ring, with the system's roots, or Mozilla's where the system has none.
 fn tls(needed: bool) -> Result<rustls::ClientConfig, ModelError> {
     let mut roots = rustls::RootCertStore::empty();
     if needed {

@@ -70,7 +70,9 @@ impl Ui {
             Command::Sandbox => self.state.page(&enforced(session)),
             Command::Jobs => self.jobs(session, arguments).await,
             Command::Memory => self.memory(session, arguments),
-            Command::Mcp => self.mcp(session, arguments),
+            Command::Mcp => {
+                self.mcp(session, arguments, false);
+            }
             Command::Diff => self.diff(session).await,
             Command::Theme if arguments.is_empty() => self.list_themes(session),
             Command::Theme => {
@@ -175,28 +177,6 @@ impl Ui {
         }
     }
 
-    fn mcp(&mut self, session: &Session, arguments: &str) {
-        let servers = session.broker.servers();
-        if servers.is_empty() {
-            let words =
-                "no MCP server can be used here; `zerostack mcp` lists those of your settings";
-            return self.state.notice(words);
-        }
-        let (verb, name) = arguments.split_once(' ').unwrap_or((arguments, ""));
-        let outcome = match (verb, name.trim()) {
-            ("stop", name) if !name.is_empty() => {
-                servers.stop(name).map(|()| format!("{name} is stopped"))
-            }
-            ("accept" | "stop", _) => Ok("/mcp accept NAME, /mcp stop NAME, at rest".into()),
-            ("", _) => servers.describe(None),
-            (name, _) => servers.describe(Some(name)),
-        };
-        match outcome {
-            Ok(words) => self.state.page(&words),
-            Err(error) => self.state.notice(&error.to_string()),
-        }
-    }
-
     fn permissions(&mut self, session: &Session, arguments: &str) {
         let broker = &session.broker;
         if let Some(rule) = arguments.strip_prefix("withdraw ") {
@@ -242,7 +222,7 @@ impl Ui {
         // A name was for the session that was begun with it.
         flags.name = None;
         let given = Some(arguments.to_owned()).filter(|given| !given.is_empty());
-        let mut begin = Begin::Same;
+        let (mut begin, mut accepted) = (Begin::Same, false);
         match command {
             Command::Model => flags.model = given,
             Command::Provider => flags.go_to_provider(arguments),
@@ -304,19 +284,8 @@ impl Ui {
                     }
                 }
             }
-            Command::Mcp if arguments.starts_with("accept ") => {
-                let name = arguments["accept ".len()..].trim();
-                match session.inner.broker.servers().accept(name) {
-                    Ok(names) => {
-                        self.state
-                            .notice(&format!("{name}: {} may be asked for", names.join(", ")));
-                    }
-                    Err(error) => {
-                        self.state.notice(&error.to_string());
-                        return stay(session);
-                    }
-                }
-            }
+            // What was accepted is offered from now on.
+            Command::Mcp => accepted = self.mcp(&session.inner, arguments, true),
             Command::Worktree | Command::WtMerge | Command::WtExit => {
                 return Ok((self.worktree(session, command, arguments).await?, After::Nothing));
             }
@@ -341,8 +310,8 @@ impl Ui {
                 | Command::New
                 | Command::Sessions
                 | Command::Import
-        ) || (command == Command::Mcp && arguments.starts_with("accept "));
-        if !changes {
+        );
+        if !changes && !accepted {
             return stay(session);
         }
         Ok((self.become_another(session, flags, begin).await?, After::Nothing))

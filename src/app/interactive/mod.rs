@@ -3,6 +3,7 @@
 
 mod commands;
 mod lists;
+mod mcp;
 mod memory;
 mod said;
 mod worktree;
