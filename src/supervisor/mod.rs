@@ -13,13 +13,12 @@ mod mcp;
 mod memory;
 mod net;
 mod outputs;
-mod push;
 mod record;
+mod repository;
 mod rules_file;
 mod run;
 mod scan;
 mod vault;
-mod worktree;
 
 pub use crate::agent::{AgentEvent, Approval, Verdict};
 pub use approval::{Approver, Question};
@@ -31,7 +30,7 @@ pub use mcp::{Named, PREFIX, Place as ServerPlace, ServerError, Servers, Startin
 pub use net::{Backend, Network, Recorder, is_listening};
 pub use outputs::Outputs;
 pub use record::{Record, Spent};
+pub use repository::{How, Merged, Repository, WorktreeError};
 pub use run::{CallRecord, Denial, RunResult, Session, TASKS_AT_ONCE, Tell, ran_by_user};
 pub use scan::{Collected, scan};
 pub use vault::{Key, KeyError, KeySource, Vault};
-pub use worktree::{How, Merged, Repository, WorktreeError};

@@ -9,7 +9,9 @@ use std::time::Duration;
 use tokio::process::Command;
 use tokio::time::timeout;
 
-use super::worktree::{At, Merged, Repository, WorktreeError, text};
+use super::cell::{At, text};
+use super::merge::Merged;
+use super::{Repository, WorktreeError};
 
 /// Longest push.
 const LIMIT: Duration = Duration::from_secs(120);
