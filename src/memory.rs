@@ -262,13 +262,14 @@ impl Memory {
     }
 
     /// What the model is told at the start, by full name: the file for every project, the scratchpad and
-    /// the newest day, each cut, and which other files there are.
-    pub fn told(&self) -> Vec<(String, String)> {
-        let all = self.list();
+    /// the newest day, each cut, and which other files there are; nothing of those that it `may` not read.
+    pub fn told(&self, may: impl Fn(&str) -> bool) -> Vec<(String, String)> {
+        let mut all = self.list();
+        all.retain(|(name, _)| may(name));
         let newest = all.iter().rfind(|(name, _)| name.starts_with("daily/"));
         let mut told = Vec::new();
         let whole = [GLOBAL, SCRATCHPAD].into_iter().chain(newest.map(|(name, _)| name.as_str()));
-        for name in whole {
+        for name in whole.filter(|name| may(name)) {
             let text = self.read(name).unwrap_or_default();
             let mut text = text.trim().to_owned();
             if text.is_empty() {
@@ -397,7 +398,7 @@ mod tests {
     fn text_is_added_replaced_found_and_forgotten() {
         let directory = tempfile::tempdir().unwrap();
         let memory = memory(directory.path());
-        assert!(memory.list().is_empty() && memory.told().is_empty());
+        assert!(memory.list().is_empty() && memory.told(|_| true).is_empty());
         memory.write("MEMORY.md", "Prefers tabs.", None, None).unwrap();
         memory.write("MEMORY.md", "Runs on Debian.\n", None, None).unwrap();
         assert_eq!(memory.read("MEMORY.md").unwrap(), "Prefers tabs.\nRuns on Debian.\n");
@@ -408,7 +409,7 @@ mod tests {
         memory.write("notes/build.md", "make is slow", None, None).unwrap();
         assert_eq!(memory.search("SLOW make", |_| true), "notes/build.md:1: make is slow");
         assert_eq!(memory.search("slow", |name| name != "notes/build.md"), "nothing was found");
-        assert!(memory.told().contains(&("notes".into(), "notes/build.md".into())));
+        assert!(memory.told(|_| true).contains(&("notes".into(), "notes/build.md".into())));
         memory.forget("notes/build.md").unwrap();
         assert!(matches!(memory.read("notes/build.md"), Err(MemoryError::Absent(_))));
         let full = memory.write("scratchpad.md", &"x".repeat(FILE_LIMIT), None, None);
@@ -453,7 +454,7 @@ mod tests {
         memory
             .write("daily/2026-11-25.md", &format!("{} last", "ü".repeat(20_000)), None, None)
             .unwrap();
-        let told = memory.told();
+        let told = memory.told(|_| true);
         assert!(told[0].1.starts_with("first") && told[0].1.contains("[cut"));
         assert_eq!((told.len(), told[1].0.as_str()), (2, "daily/2026-11-25.md"));
         assert!(told[1].1.ends_with("last") && told[1].1.contains("[cut"));

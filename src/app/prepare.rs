@@ -446,8 +446,8 @@ fn schema(tool: Definition) -> ToolSchema {
 /// What of the memory the model is told, where it may look without a question.
 fn remembered(memory: Option<&Memory>, judge: &Judge) -> Vec<ContextFile> {
     let Some(memory) = memory else { return Vec::new() };
-    let may = |(name, _): &(String, String)| {
-        let subject = Subject::Name(name.clone());
+    let may = |name: &str| {
+        let subject = Subject::Name(name.to_owned());
         let call = Call { tool: "memory_read".into(), subject };
         matches!(judge.decide(&call), Decision::Allow { .. })
     };
@@ -455,7 +455,7 @@ fn remembered(memory: Option<&Memory>, judge: &Judge) -> Vec<ContextFile> {
         let path = Path::new("memory").join::<String>(name);
         ContextFile { path, text, standing: Standing::Memory }
     };
-    memory.told().into_iter().filter(may).map(file).collect()
+    memory.told(may).into_iter().map(file).collect()
 }
 
 /// The context files that may be read without a question, and the user's own.

@@ -89,7 +89,7 @@ pub async fn merge(
 pub async fn push(cells: &Cells, host: &Host, turn: &Turn, wanted: bool) -> Result<String, Report> {
     let repository = Repository::of(cells, host).await.map_err(report)?;
     let Some(remote) = repository.remote_of(&turn.merged.target) else { return Ok(String::new()) };
-    let to = remote.shown();
+    let to = format!("{} ({})", remote.shown(), remote.branch);
     if !wanted {
         return Ok(format!("not pushed to {to} (push = true in config.toml would)"));
     }

@@ -182,7 +182,11 @@ pub fn server(
         let real = path.canonicalize().map_err(|error| format!("{}: {error}", path.display()))?;
         let refused = |why: &str| Err(format!("the path {} {why}", path.display()));
         let within = |inner: &Path, outer: &Path| inner.starts_with(outer);
-        if host.is_own(&real) || real == Path::new("/") || within(&host.home, &real) {
+        let tops = host.linked.iter().map(|linked| &linked.top);
+        let roots = host.roots.iter().map(|root| &root.path);
+        // Above a workspace its secrets and settings would lie open.
+        let above = roots.chain(tops).any(|root| real != *root && within(root, &real));
+        if host.is_own(&real) || real == Path::new("/") || within(&host.home, &real) || above {
             return refused("is too much for a server");
         }
         if host.roots.iter().any(|root| within(&path, &root.path) != within(&real, &root.path)) {

@@ -34,14 +34,17 @@ pub(super) fn directories(git: &Path, home: &Path) -> Vec<PathBuf> {
     if let Some(common) = first_line(&directory.join("commondir"))
         && let Ok(common) = directory.join(common.trim()).canonicalize()
     {
+        let elsewhere = hooks_paths(&common.join("config"), worktree, home).into_iter();
+        found.extend(elsewhere.filter_map(|path| path.canonicalize().ok()));
         found.push(common);
     }
     found.push(directory);
     found
 }
 
-/// Every directory that a `hooksPath` setting could mean, relative to the work tree. Git's own rules
-/// of sections, quotes and comments are not followed: one directory too many does no harm.
+/// Every directory that a `hooksPath` setting could mean, relative to the work tree, and every file that the
+/// settings include, relative to theirs. Git's own rules of sections, quotes and comments are not followed: one
+/// place too many does no harm.
 fn hooks_paths(config: &Path, worktree: &Path, home: &Path) -> Vec<PathBuf> {
     let mut text = Vec::new();
     let file = open_regular(config);
@@ -49,14 +52,21 @@ fn hooks_paths(config: &Path, worktree: &Path, home: &Path) -> Vec<PathBuf> {
         return Vec::new();
     }
     let text = String::from_utf8_lossy(&text).replace("\\\r\n", "").replace("\\\n", "");
+    let settings = config.parent().unwrap_or(worktree);
+    let mut includes = false;
     let directory = |line: &str| {
-        let at = line.to_ascii_lowercase().find("hookspath")?;
+        let small = line.to_ascii_lowercase();
+        if small.trim_start().starts_with('[') {
+            includes = small.trim_start().starts_with("[include");
+        }
+        let included = small.find("path").filter(|_| includes).map(|at| (at, settings));
+        let (at, from) = small.find("hookspath").map(|at| (at, worktree)).or(included)?;
         let value = line.get(at..)?.split_once('=')?.1;
         let value = value.split([';', '#']).next()?.replace('"', "");
         let value = value.trim();
         Some(match value.strip_prefix("~/") {
             Some(rest) => home.join(rest),
-            None => worktree.join(value),
+            None => from.join(value),
         })
     };
     text.lines().filter_map(directory).collect()

@@ -619,9 +619,12 @@ impl Server {
     fn describe(&self) -> String {
         let mut words = self.summary();
         let (accepted, differs) = (self.accepted.borrow(), self.differs.borrow());
-        let fresh = differs.iter().flatten().filter(|_| accepted.is_empty());
-        for tool in accepted.iter().chain(fresh) {
+        for tool in accepted.iter() {
             words.push_str(&format!("\n\n{}\n{}", tool.name, tool.description));
+        }
+        // All of what would be accepted.
+        if let Some(now) = differs.as_ref().filter(|_| accepted.is_empty()) {
+            words.push_str(&format!("\n\n{}", listing(now)));
         }
         if let Some(now) = differs.as_ref().filter(|_| !accepted.is_empty()) {
             words.push_str(&format!(

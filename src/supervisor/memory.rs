@@ -46,33 +46,41 @@ impl Broker {
 
     fn memory_outcome(&self, call: &ToolCall, subject: &Subject) -> Result<String, String> {
         let memory = self.memory_or_why()?;
+        // What may not be read, or not without a question, is not shown in another way either.
+        let may = |name: &str| {
+            let read = ToolCall { name: "memory_read".into(), ..call.clone() };
+            let decision = self.decide(&read, &Subject::Name(name.to_owned()));
+            matches!(decision, Decision::Allow { .. } | Decision::Grant { .. })
+        };
         match (call.name.as_str(), subject) {
             ("memory_write", Subject::Name(name)) => {
                 let MemoryWrite { text, replaces, .. } = arguments(call)?;
                 let shown = self.shown.borrow_mut().remove(&call.id);
                 let changed = memory.write(name, &text, replaces.as_deref(), shown.as_deref());
                 let changed = changed.map_err(|error| error.to_string())?;
+                if !may(name) {
+                    return Ok(format!("{name} is written"));
+                }
                 Ok(tools::diff(name, &changed.before, &changed.after))
             }
             ("memory_read", Subject::Name(name)) => {
                 memory.read(name).map_err(|error| error.to_string())
             }
             ("memory_read", _) => Ok(match memory.list() {
-                files if files.is_empty() => "nothing is remembered yet".into(),
+                files if !files.iter().any(|(name, _)| may(name)) => {
+                    "nothing is remembered yet".into()
+                }
                 files => {
                     let line = |(name, bytes): &(String, u64)| format!("{name} ({bytes} bytes)");
-                    files.iter().map(line).collect::<Vec<_>>().join("\n")
+                    files
+                        .iter()
+                        .filter(|(name, _)| may(name))
+                        .map(line)
+                        .collect::<Vec<_>>()
+                        .join("\n")
                 }
             }),
-            _ => {
-                // What may not be read, or not without a question, is not found either.
-                let may = |name: &str| {
-                    let read = ToolCall { name: "memory_read".into(), ..call.clone() };
-                    let decision = self.decide(&read, &Subject::Name(name.to_owned()));
-                    matches!(decision, Decision::Allow { .. } | Decision::Grant { .. })
-                };
-                Ok(memory.search(&arguments::<MemorySearch>(call)?.words, may))
-            }
+            _ => Ok(memory.search(&arguments::<MemorySearch>(call)?.words, may)),
         }
     }
 }

@@ -316,6 +316,7 @@ fn settings_of_the_repository_name_nothing_that_runs() {
             ("core.worktree", "/x"),
             ("extensions.partialClone", "o"),
             ("core.sparseCheckout", "true"),
+            ("core.sharedRepository", "group"),
         ] {
             git(&world, &here, &["config", key, value]);
             let server = ModelServer::start(Vec::new());
@@ -520,9 +521,21 @@ fn a_submodule_is_not_looked_into() {
         std::fs::remove_file(world.home().join(path)).unwrap();
     }
     world.write("../project-fix/sub/s.txt", "u\n");
-    let said = run(&world, "m.c", "m\n", &["--worktree", "fix", "--wt-auto-merge"], 0);
-    assert!(world.has("m.c") && said.contains("sub is a repository of its own"), "{said}");
-    assert!(sub.join("s.txt").exists());
+    let merge = ["--worktree", "fix", "--wt-auto-merge"];
+    let said = run(&world, "m.c", "m\n", &merge, 1);
+    assert!(said.contains("sub is a repository of its own"), "{said}");
+    assert!(sub.join("s.txt").exists() && !world.has("m.c"));
+    // Whatever else lies there would be in no commit.
+    std::fs::remove_dir_all(&sub).unwrap();
+    world.write("../project-fix/sub/precious", "p\n");
+    let said = run(&world, "o.c", "o\n", &merge, 1);
+    assert!(
+        said.contains("sub is a repository of its own") && sub.join("precious").exists(),
+        "{said}"
+    );
+    std::fs::remove_dir_all(&sub).unwrap();
+    let said = run(&world, "p.c", "p\n", &merge, 0);
+    assert!(said.contains("the worktree is removed") && world.has("p.c"), "{said}");
     assert_eq!(traps(), 0);
 }
 
@@ -617,6 +630,66 @@ fn nothing_of_the_session_writes_while_it_is_merged() {
     terminal.send("\x15\x04");
     assert_eq!(terminal.ended().0, 0);
     server.finish();
+}
+
+#[test]
+fn what_git_on_the_host_obeys_stays_as_it_is_in_a_worktree() {
+    let world = repository(Account::Current);
+    let here = world.workspace();
+    world.write("ci/pre-commit", "#!/bin/sh\n");
+    world.write("shared.conf", "[user]\n\tname = T\n");
+    git(&world, &here, &["config", "core.hooksPath", "ci"]);
+    git(&world, &here, &["config", "include.path", "../shared.conf"]);
+    git(&world, &here, &["add", "-A"]);
+    git(&world, &here, &["commit", "-q", "-m", "hooks"]);
+    let write = "echo evil >> ci/pre-commit; echo evil >> shared.conf; echo fine > a.txt";
+    for flags in [&[][..], &["--worktree", "fix"]] {
+        let server = ModelServer::start(vec![
+            Reply::call("c", "bash", json!({"command": write})),
+            Reply::text("Done."),
+        ]);
+        world.ask(&server, "go").args(&["--allow", "bash"]).args(flags).run().exits(0);
+        let told = server.finish()[1].result("c");
+        let refused = told.matches("Read-only file system").count();
+        assert_eq!(refused, if flags.is_empty() { 2 } else { 1 }, "{flags:?}: {told}");
+    }
+    // A relative `include` is meant from the settings of the main checkout: there it is held.
+    assert!(
+        !world.read("shared.conf").contains("evil")
+            && !world.read("ci/pre-commit").contains("evil")
+    );
+    assert!(!world.read("../project-fix/ci/pre-commit").contains("evil"));
+    assert_eq!(world.read("../project-fix/a.txt"), "fine\n");
+}
+
+#[test]
+fn a_branch_of_the_users_is_theirs_whatever_it_was_called_before() {
+    let world = repository(Account::Current);
+    let here = world.workspace();
+    run(&world, "x.txt", "x\n", &["--worktree", "w"], 0);
+    git(&world, &here, &["worktree", "remove", "--force", "../project-w"]);
+    git(&world, &here, &["branch", "-q", "-D", "w"]);
+    git(&world, &here, &["checkout", "-q", "-b", "w"]);
+    git(&world, &here, &["commit", "-q", "--allow-empty", "-m", "mine"]);
+    git(&world, &here, &["checkout", "-q", "main"]);
+    git(&world, &here, &["commit", "-q", "--allow-empty", "-m", "other"]);
+    let said = run(&world, "y.txt", "y\n", &["--worktree", "w", "--wt-auto-merge"], 0);
+    assert!(said.contains("w is one commit in main"), "{said}");
+    assert_eq!(git(&world, &here, &["log", "-1", "--format=%s", "w~1"]), "mine");
+    // What is made is the user's, as their umask has it.
+    let mut command = world.account().command(Path::new("/bin/sh"));
+    let server = ModelServer::start(writes("w", "z.txt", "z\n"));
+    let start = format!(
+        "umask 077; {} --provider openai --base-url {} --model m -p go --parallel",
+        world.program().display(),
+        server.base_url()
+    );
+    command.args(["-c", &start]).current_dir(&here).env("HOME", world.home());
+    command.env("OPENAI_API_KEY", crate::support::KEY);
+    assert!(command.output().unwrap().status.success());
+    server.finish();
+    let mode = std::fs::metadata(here.join("z.txt")).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
 }
 
 #[test]
@@ -760,6 +833,12 @@ fn what_was_merged_is_pushed_where_the_user_wants_that() {
         world.zerostack(&["trust", "--remove"]).run().exits(0);
         world.write(".zerostack/config.toml", "");
         git(&world, &here, &["commit", "-q", "-a", "-m", "no settings"]);
+        // A branch that follows another one is not pushed there.
+        git(&world, &here, &["config", "branch.main.remote", "origin"]);
+        git(&world, &here, &["config", "branch.main.merge", "refs/heads/trunk"]);
+        let said = run(&world, "follows.txt", "f\n", &["--parallel"], 0);
+        assert!(said.contains("main follows trunk there"), "{said}");
+        git(&world, &here, &["config", "--unset", "branch.main.merge"]);
         // What cannot be pushed is merged all the same, and said.
         git(&world, &here, &["config", "remote.origin.url", &remote.display().to_string()]);
         let said = run(&world, "three.txt", "3\n", &["--parallel"], 0);
@@ -767,7 +846,7 @@ fn what_was_merged_is_pushed_where_the_user_wants_that() {
         assert!(world.has("three.txt"));
         git(&world, &here, &["config", "remote.origin.url", "ssh://example.com/no/such.git"]);
         let said = run(&world, "four.txt", "4\n", &["--parallel"], 0);
-        assert!(said.contains("; not pushed to ssh://example.com/no/such.git: "), "{said}");
+        assert!(said.contains("; not pushed to ssh://example.com/no/such.git (main): "), "{said}");
         let left = std::fs::read_dir(world.home().join(".cache/zerostack")).unwrap();
         let left: Vec<_> = left.map(|entry| entry.unwrap().file_name()).collect();
         assert!(

@@ -30,11 +30,14 @@ const KEPT: [&str; 12] = [
     "extensions.refstorage",
 ];
 /// Settings without which a repository would be read wrongly, and that are not understood here.
-const REFUSED: [(&str, &str); 3] = [
+const REFUSED: [(&str, &str); 4] = [
+    ("core.sharedrepository", "it is shared with others, who could not use what is made here"),
     ("core.worktree", "its files are elsewhere"),
     ("core.sparsecheckout", "only a part of it is checked out"),
     ("extensions.partialclone", "it is a partial clone"),
 ];
+/// Values that switch one of those off.
+const UNSET: [&str; 4] = ["false", "0", "umask", ""];
 /// Extensions of the format that are understood.
 const EXTENSIONS: [&str; 4] = [
     "extensions.objectformat",
@@ -89,7 +92,7 @@ impl Repository<'_> {
         let own = ["config", "--file", &file, "--no-includes", "-z", "--list"];
         let own = pairs(&self.git(&own, At::Main).await?);
         for (key, why) in REFUSED {
-            if own.iter().any(|(known, value)| known == key && value != "false") {
+            if own.iter().any(|(known, value)| known == key && !UNSET.contains(&value.as_str())) {
                 return Err(WorktreeError::Unsupported(why.into()));
             }
         }
@@ -208,6 +211,15 @@ impl Repository<'_> {
                 set("GIT_WORK_TREE", text(directory)?);
             }
         }
+        if settings.is_none() {
+            // Where the user's own settings are, if not in the usual place.
+            let places = ["XDG_CONFIG_HOME", "GIT_CONFIG_GLOBAL"];
+            for (name, value) in
+                self.host.environment.iter().filter(|(name, _)| places.contains(&name.as_str()))
+            {
+                set(name, value);
+            }
+        }
         for part in ["AUTHOR", "COMMITTER"]
             .iter()
             .flat_map(|who| ["NAME", "EMAIL"].map(|it| format!("GIT_{who}_{it}")))
@@ -226,7 +238,9 @@ impl Repository<'_> {
             set(&format!("GIT_CONFIG_KEY_{number}"), key);
             set(&format!("GIT_CONFIG_VALUE_{number}"), value);
         }
-        let argv = argv.iter().map(|part| part.as_bytes().to_vec()).collect();
+        // A cell has a umask of its own; what is made here is the user's.
+        let own = ["bash", "-c", "umask \"$0\" && exec \"$@\"", &umask()];
+        let argv = own.iter().chain(argv).map(|part| part.as_bytes().to_vec()).collect();
         // Names that lead git elsewhere, and that no command of ours makes.
         let leads = ["commondir", "config.worktree"].map(|name| git.join(name));
         let absent = leads.iter().filter(|path| path.symlink_metadata().is_err());
@@ -244,6 +258,14 @@ impl Repository<'_> {
         }
         Ok(printed)
     }
+}
+
+/// The user's umask, in octal.
+fn umask() -> String {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("Umask:"));
+    // Where it is not told: nobody else.
+    line.map_or("077", str::trim).to_owned()
 }
 
 /// Keys and values as `git config -z` prints them.

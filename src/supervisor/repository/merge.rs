@@ -16,6 +16,16 @@ const TURN: Duration = Duration::from_secs(60);
 /// How often a merge is tried again because somebody else's came first.
 const TRIES: usize = 3;
 
+/// Prints the first of some paths where there is something else than an empty directory.
+const FILLED: &str = r#"
+for path; do
+  [ -e "$path" ] || [ -L "$path" ] || continue
+  [ -d "$path" ] && [ ! -L "$path" ] && [ -z "$(ls -A -- "$path")" ] && continue
+  printf %s "$path"
+  exit 0
+done
+"#;
+
 /// What a merge came to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Merged {
@@ -76,22 +86,18 @@ impl Repository<'_> {
         if let Some(path) = others.split('\0').find(|path| path.ends_with('/')) {
             return Err(WorktreeError::Nested(path.to_owned()));
         }
-        // Git would look into a submodule with the settings of that one.
-        let links = self.git(&["ls-files", "--stage", "-z"], at).await?;
-        let links = links.split('\0').filter(|line| line.starts_with("160000 "));
-        let links = links
-            .filter_map(|line| Some(format!(":(exclude,literal){}", line.split_once('\t')?.1)));
-        let links: Vec<String> = links.collect();
-        let mut add = vec!["add", "--all", "--", "."];
-        add.extend(links.iter().map(String::as_str));
-        self.git(&add, at).await?;
+        // Git would look into a submodule with the settings of that one, and what lies in its place is in no commit.
+        if let Some(path) = self.filled_link(linked).await? {
+            return Err(WorktreeError::Nested(path));
+        }
+        self.git(&["add", "--all"], at).await?;
         let staged = [
             "diff-index",
             "--cached",
             "--name-only",
             "-z",
             "--no-renames",
-            "--ignore-submodules=all",
+            "--ignore-submodules=none",
             "HEAD",
             "--",
         ];
@@ -105,6 +111,30 @@ impl Repository<'_> {
         }
         let commit = ["commit", "--quiet", "--no-verify", "--message", message];
         self.git(&commit, at).await.map(drop)
+    }
+
+    /// A submodule in whose place there is anything but an empty directory.
+    pub(super) async fn filled_link(
+        &self,
+        linked: &Linked,
+    ) -> Result<Option<String>, WorktreeError> {
+        let at = At::Worktree(linked);
+        let staged = self.git(&["ls-files", "--stage", "-z"], at).await?;
+        let links = staged.split('\0').filter(|line| line.starts_with("160000 "));
+        let links: Vec<&str> = links.filter_map(|line| Some(line.split_once('\t')?.1)).collect();
+        if let Some(odd) = links.iter().find(|path| path.contains(char::REPLACEMENT_CHARACTER)) {
+            return Err(WorktreeError::Unsupported(format!(
+                "{odd} is a submodule whose name is no text"
+            )));
+        }
+        for some in links.chunks(500) {
+            let argv = [&["bash", "-c", FILLED, "filled"][..], some].concat();
+            let filled = self.checked(&argv, at).await?;
+            if !filled.is_empty() {
+                return Ok(Some(filled));
+            }
+        }
+        Ok(None)
     }
 
     /// The first of some paths, as git prints them, whose content git would send through a filter, with the filter's

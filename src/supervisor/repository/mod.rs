@@ -210,7 +210,10 @@ impl Repository<'_> {
         };
         self.git(args, At::Making(linked)).await?;
         linked.id = self.id_of(linked).await?;
-        if !exists {
+        if exists {
+            // Left by a branch of that name which is gone: this one is the user's.
+            self.git(&["update-ref", "-d", &linked.made()], At::Main).await?;
+        } else {
             let name = format!("refs/heads/{branch}");
             self.git(&["update-ref", &linked.made(), &name], At::Main).await?;
         }

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
+use tokio::io::AsyncReadExt;
 use tokio::process::Command;
 use tokio::time::timeout;
 
@@ -16,6 +17,8 @@ use super::{Repository, WorktreeError};
 /// Longest push.
 const LIMIT: Duration = Duration::from_secs(120);
 
+/// How much of what git says of a failure is kept, bytes.
+const SAID_LIMIT: u64 = 4 * 1024;
 /// What git, ssh and helpers for credentials need of the user's environment; a key of a model is not among it.
 const VARIABLES: [&str; 20] = [
     "HOME",
@@ -44,8 +47,10 @@ const VARIABLES: [&str; 20] = [
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Remote {
     pub url: String,
-    /// The name of the branch there.
+    /// The name of the branch, here and there.
     pub branch: String,
+    /// Another branch there that it follows: git itself would not push then.
+    pub follows: Option<String>,
 }
 
 impl Remote {
@@ -75,13 +80,19 @@ impl Repository<'_> {
             set(format!("remote.{name}.pushurl")).or_else(|| set(format!("remote.{name}.url")))?;
         let there = set(format!("branch.{branch}.merge")).filter(|_| upstream == Some(name));
         let there = there.and_then(|name| Some(name.strip_prefix("refs/heads/")?.to_owned()));
-        Some(Remote { url, branch: there.unwrap_or_else(|| branch.to_owned()) })
+        Some(Remote { url, branch: branch.to_owned(), follows: there.filter(|it| it != branch) })
     }
 
     /// Pushes what was merged. The error says why not, in words.
     pub async fn push(&self, merged: &Merged, remote: &Remote) -> Result<(), String> {
         if !is_address(&remote.url) {
             return Err("an address must be https://… or one of ssh".into());
+        }
+        if let Some(other) = &remote.follows {
+            return Err(format!(
+                "{} follows {other} there, so where to is for you to say",
+                remote.branch
+            ));
         }
         let refspec = format!("{}:refs/heads/{}", merged.commit, remote.branch);
         let words = |error: WorktreeError| error.to_string();
@@ -152,13 +163,25 @@ impl Repository<'_> {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped());
-        let mut command = Command::from(command);
-        let output = timeout(LIMIT, command.kill_on_drop(true).output()).await;
-        match output {
+        let mut child = Command::from(command)
+            .kill_on_drop(true)
+            .spawn()
+            .map_err(|error| format!("git cannot be started: {error}"))?;
+        let mut said = Vec::new();
+        let ended = async {
+            if let Some(errors) = child.stderr.take() {
+                let mut first = errors.take(SAID_LIMIT);
+                first.read_to_end(&mut said).await?;
+                // The rest is read, so that git comes to its end, and not kept.
+                tokio::io::copy(&mut first.into_inner(), &mut tokio::io::sink()).await?;
+            }
+            child.wait().await
+        };
+        match timeout(LIMIT, ended).await {
             Err(_) => Err("git push did not come to an end in two minutes".into()),
-            Ok(Err(error)) => Err(format!("git cannot be started: {error}")),
-            Ok(Ok(output)) if output.status.success() => Ok(()),
-            Ok(Ok(output)) => Err(String::from_utf8_lossy(&output.stderr).trim().to_owned()),
+            Ok(Err(error)) => Err(error.to_string()),
+            Ok(Ok(status)) if status.success() => Ok(()),
+            Ok(Ok(_)) => Err(String::from_utf8_lossy(&said).trim().to_owned()),
         }
     }
 }

@@ -75,6 +75,9 @@ impl Repository<'_> {
         if let Some(path) = self.nested(linked).await? {
             return Ok(Some(format!("{path} is a repository of its own")));
         }
+        if let Some(path) = self.filled_link(linked).await? {
+            return Ok(Some(format!("{path} is not what its submodule is")));
+        }
         let status = [
             "status",
             "--porcelain",
