@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use serde_json::json;
@@ -395,6 +395,11 @@ fn it_is_suspended_and_comes_back_and_a_hang_up_ends_it() {
         kill(nix::unistd::Pid::from_raw(program), Signal::SIGHUP).unwrap();
         terminal.wait_for("shell> ");
         assert!(!terminal.screen().screen().alternate_screen());
+        // The terminal is given back before its last work is done.
+        let begun = Instant::now();
+        while !running().trim().is_empty() && begun.elapsed() < Duration::from_secs(10) {
+            std::thread::sleep(Duration::from_millis(10));
+        }
         assert_eq!(running().trim(), "");
         terminal.send("exit\r");
         terminal.ended();
