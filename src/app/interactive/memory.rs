@@ -69,7 +69,7 @@ impl Ui {
         if let Err(error) = memory.put(&name, &before, &after) {
             // What was written is not lost.
             self.state.input.set(after.trim_end_matches('\n'));
-            return Err(error);
+            return Ok(format!("{error}; your text is in the input"));
         }
         Ok(format!("{name} is written; later sessions are told"))
     }

@@ -21,6 +21,7 @@ const MADE_AGAIN: [&str; 11] = [
     ".next",
     ".turbo",
 ];
+
 impl Repository<'_> {
     /// Removes a worktree, and its branch if it was made for it. Without `force` only where all that is in it is in
     /// the commit that was merged.
