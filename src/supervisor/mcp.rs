@@ -691,18 +691,18 @@ fn shown(url: &str) -> String {
     }
 }
 
-/// A name of a stranger's, for a line.
+/// A name of a stranger's, with nothing in it that could be read as more than a name.
 fn plain(name: &str) -> String {
-    name.chars().filter(|letter| !letter.is_control()).take(NAME_LIMIT).collect()
-}
-
-/// The name under which the model calls a tool.
-fn offered_name(server: &str, tool: &str) -> String {
     let plain = |letter: char| match letter.is_ascii_alphanumeric() || "-_".contains(letter) {
         true => letter,
         false => '_',
     };
-    format!("{PREFIX}{server}__{}", tool.chars().map(plain).collect::<String>())
+    name.chars().map(plain).collect()
+}
+
+/// The name under which the model calls a tool.
+fn offered_name(server: &str, tool: &str) -> String {
+    format!("{PREFIX}{server}__{}", plain(tool))
 }
 
 /// A schema that providers take: an object, and not too large.

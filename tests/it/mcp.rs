@@ -211,7 +211,9 @@ fn a_server_that_misbehaves_harms_nobody() {
     world.write("../tools/tools.json", &json!({"tools": list, "nextCursor": "more"}).to_string());
     world.zerostack(&["mcp", "accept", "box"]).run().exits(1).says("look at what box describes");
     world.zerostack(&["mcp", "show", "box"]).run().exits(0);
-    world.zerostack(&["mcp", "accept", "box"]).run().exits(0);
+    let accepted = world.zerostack(&["mcp", "accept", "box"]).run().exits(0).stdout;
+    // A name of a server's is no sentence of the program's.
+    assert!(accepted.contains("a_b_c") && !accepted.contains("a/b c"), "{accepted}");
     let server = ModelServer::start(vec![Reply::text("Done.")]);
     world.ask(&server, "go").run().exits(0);
     let request = &server.finish()[0];
